@@ -1,0 +1,1 @@
+"""The wherry command, with docker's names and flags. Start in __main__.py."""

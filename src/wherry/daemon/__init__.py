@@ -1,0 +1,1 @@
+"""wherryd: builds the engine and the API, wires them together and serves. Start in __main__.py."""

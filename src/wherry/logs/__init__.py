@@ -1,0 +1,1 @@
+"""Log drivers: one file each, behind the Protocol in driver.py. Run inside the shim."""

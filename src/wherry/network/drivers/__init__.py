@@ -1,0 +1,1 @@
+"""The built-in network drivers, by their Docker names."""

@@ -1,0 +1,1 @@
+"""OCI image values: digests, references, platforms, manifests, image configs. No I/O."""

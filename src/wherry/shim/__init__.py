@@ -1,0 +1,1 @@
+"""The launcher, and the parent process of each container, which outlives the daemon. Start in protocol.py."""

@@ -1,0 +1,1 @@
+"""What stays on disk: blobs, layers, images, snapshots and the database."""

@@ -1,0 +1,79 @@
+"""The one SQLite database, owned by one thread.
+
+All access goes through `run`: the function it is given runs in the owner thread inside one transaction, committed
+when it returns and rolled back when it raises. `durable=True` waits for the disk (`synchronous=FULL`), for what has
+been promised to a client; otherwise the commit survives the death of the process but not of the machine.
+
+Schema: numbered SQL files in `migrations/`, applied in order, remembered in `PRAGMA user_version`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from typing import TypeVar
+
+from wherry.errors import Internal
+
+T = TypeVar("T")
+
+
+class Database:
+    """Open with `await Database.open(path)`, close with `await database.close()`."""
+
+    def __init__(self, connection: sqlite3.Connection, owner: ThreadPoolExecutor) -> None:
+        self._connection = connection
+        self._owner = owner
+        self._is_durable = True
+
+    @classmethod
+    async def open(cls, path: str) -> Database:
+        """Open or make the database at `path` and bring its schema up to date."""
+        owner = ThreadPoolExecutor(1, thread_name_prefix="database")
+        connection = await asyncio.get_running_loop().run_in_executor(owner, _connect, path)
+        return cls(connection, owner)
+
+    async def run(self, step: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+        """`step`'s result, once everything it changed is committed. Reads pass `durable=False`: it costs nothing."""
+        return await asyncio.get_running_loop().run_in_executor(self._owner, self._transact, step, durable)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._owner, self._connection.close)
+        self._owner.shutdown()
+
+    def _transact(self, step: Callable[[sqlite3.Connection], T], durable: bool) -> T:
+        if durable != self._is_durable:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._is_durable = durable
+        with self._connection:
+            return step(self._connection)
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    os.makedirs(os.path.dirname(path), mode=0o710, exist_ok=True)
+    connection = sqlite3.connect(path, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA secure_delete=ON")  # a removed container's environment must not stay on disk
+    _migrate(connection, path)
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    scripts = sorted(
+        (int(item.name[:4]), item)
+        for item in resources.files("wherry.store").joinpath("migrations").iterdir()
+        if item.name.endswith(".sql")
+    )
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(scripts):
+        raise Internal(f"{path} was written by a newer wherry (schema {version}): use that version or a new data root")
+    for number, script in scripts:
+        if number > version:
+            connection.executescript(f"BEGIN;\n{script.read_text()}\nPRAGMA user_version={number};\nCOMMIT;")

@@ -1,0 +1,1 @@
+"""Storage drivers: where layers and writable layers lie. Start in driver.py."""

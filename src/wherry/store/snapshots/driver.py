@@ -1,0 +1,100 @@
+"""Where layers and containers' writable layers lie on disk.
+
+A driver keeps two kinds of thing: *layers*, committed file trees named by chainID, and *active* snapshots, the
+writable layer of one container, named by the container's ID. It never mounts anything on the host: `rootfs` gives
+a plain value that the container's runtime mounts in its own mount namespace.
+
+Methods block (they are called in threads), are safe to call again after a crash in the middle, and leave nothing
+half-made under a final name: work happens under `tmp-*` names, is synced, and is renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Protocol, TypedDict
+
+from wherry.oci.digest import ChainID, DiffID
+
+
+class OverlayRootfs(TypedDict):
+    """An overlay mount. `lower` is ordered top to bottom, as overlayfs wants it. Paths are absolute."""
+
+    type: str  # "overlay"
+    lower: list[str]
+    upper: str
+    work: str
+    options: list[str]
+
+
+class BindRootfs(TypedDict):
+    """A plain directory."""
+
+    type: str  # "bind"
+    source: str
+
+
+Rootfs = OverlayRootfs | BindRootfs
+
+
+class SnapshotDriver(Protocol):
+    """One storage driver. Constructed with its own directory, `DATA/<name>`, which it may create."""
+
+    name: str
+
+    def probe(self) -> None:
+        """Raise Unsupported, saying why and what to do, where this host or filesystem cannot be used."""
+        ...
+
+    def status(self) -> list[tuple[str, str]]:
+        """The `DriverStatus` pairs of `/info`, with Docker's keys."""
+        ...
+
+    def has_layer(self, chain_id: ChainID) -> bool: ...
+
+    def commit_layer(
+        self, chain_id: ChainID, parent: ChainID | None, diff_id: DiffID, tar: BinaryIO, *, stop: "Stop | None" = None
+    ) -> int:
+        """Unpack one uncompressed layer tar as `chain_id`, on top of `parent`; return its size in bytes.
+
+        The digest of the bytes read is checked against `diff_id` before the layer gets its name (InvalidParameter
+        otherwise). Already there: the tar is left unread. The tree is synced before the rename.
+        """
+        ...
+
+    def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:
+        """Write the layer's own change set as the very tar it was committed from (same bytes, same diffID)."""
+        ...
+
+    def remove_layer(self, chain_id: ChainID) -> None:
+        """Nothing happens when it is not there."""
+        ...
+
+    def layers(self) -> list[ChainID]: ...
+
+    def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
+        """Make the writable layer `key` on top of `chain_ids` (lowest first; may be empty)."""
+        ...
+
+    def rootfs(self, key: str) -> Rootfs: ...
+
+    def usage(self, key: str) -> int:
+        """Bytes in the writable layer (`SizeRw`)."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Nothing happens when it is not there."""
+        ...
+
+    def active(self) -> list[str]:
+        """The keys of all writable layers."""
+        ...
+
+    def graph_data(self, key: str) -> Mapping[str, str]:
+        """`GraphDriver.Data` of a container's inspect."""
+        ...
+
+
+class Stop(Protocol):
+    """Looked at between entries, so that a long unpack in a thread can be given up (threading.Event fits)."""
+
+    def is_set(self) -> bool: ...
