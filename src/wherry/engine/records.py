@@ -24,7 +24,7 @@ from wherry.model.containers import ContainerConfig, ContainerWaited, EndpointSe
 from wherry.network.driver import Endpoint
 
 if TYPE_CHECKING:
-    from wherry.engine.attach import Attachment
+    from wherry.engine.attach import EarlyClient
     from wherry.engine.execs import Exec
     from wherry.shim.client import Shim
 
@@ -123,7 +123,7 @@ class Container:
         self.lock = asyncio.Lock()
         self.shim: Shim | None = None
         self.waiters: list[Waiter] = []
-        self.early: list[Attachment] = []  # clients attached before the start
+        self.early: list[EarlyClient] = []  # clients attached before the start
         self.execs: dict[str, Exec] = {}
         self.ended = asyncio.Event()  # set while no process runs and the exit is recorded
         if not self.state.is_running:
