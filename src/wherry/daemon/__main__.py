@@ -58,7 +58,9 @@ async def run(settings: DaemonSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _log.info, "reload is not supported yet: restart, containers go on running")
+    loop.add_signal_handler(
+        signal.SIGHUP, _log.info, "reload is not supported yet: restart, containers go on running"
+    )
     for warning in settings.warnings:
         _log.warning(warning)
     tls = listen.tls_context(settings)

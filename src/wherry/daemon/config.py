@@ -142,9 +142,7 @@ def load(argv: list[str]) -> tuple[DaemonSettings, bool]:
         try:
             values, warnings = read_config(path, parsed.flags)
         except InvalidParameter as exc:
-            raise InvalidParameter(
-                f"unable to configure the Docker daemon with file {path}: {exc}"
-            ) from exc
+            raise InvalidParameter(f"unable to configure the Docker daemon with file {path}: {exc}") from exc
     else:
         values, warnings = {}, ()
     return _settings({**values, **parsed.flags}, warnings), parsed.validate
@@ -176,13 +174,22 @@ def parse_flags(argv: list[str]) -> Parsed:
                 has_value, value = "=", word[2:].removeprefix("=")
         if directive is None:
             if name.startswith("--") and name[2:] in MEANINGLESS:
-                if not has_value and words and not words[0].startswith("-") and name[2:] in ("exec-opts", "containerd"):
+                if (
+                    not has_value
+                    and words
+                    and not words[0].startswith("-")
+                    and name[2:] in ("exec-opts", "containerd")
+                ):
                     words.pop(0)
                 continue
             if word.startswith("-"):
-                kind = "unknown flag: " + name if word.startswith("--") else f"unknown shorthand flag: {word[1:2]!r} in {word}"
+                kind = (
+                    "unknown flag: " + name
+                    if word.startswith("--")
+                    else f"unknown shorthand flag: {word[1:2]!r} in {word}"
+                )
                 raise InvalidParameter(f"{kind}\nSee 'wherryd --help'.")
-            raise InvalidParameter(f'unknown command: wherryd {word}\nSee \'wherryd --help\'.')
+            raise InvalidParameter(f"unknown command: wherryd {word}\nSee 'wherryd --help'.")
         if directive.kind == "bool":
             flags[directive.key] = _parse_bool(value, name) if has_value else True
             continue
@@ -202,7 +209,9 @@ def _parse_bool(text: str, name: str) -> bool:
         return True
     if text.lower() in ("false", "0", "f"):
         return False
-    raise InvalidParameter(f'invalid argument "{text}" for "{name}" flag: strconv.ParseBool: parsing "{text}": invalid syntax')
+    raise InvalidParameter(
+        f'invalid argument "{text}" for "{name}" flag: strconv.ParseBool: parsing "{text}": invalid syntax'
+    )
 
 
 def _add(flags: dict[str, Any], directive: Directive, text: str) -> None:
@@ -292,7 +301,9 @@ def decode_config(data: bytes) -> dict[str, Any]:
     except RecursionError as exc:
         raise InvalidParameter("the file is nested too deep") from exc
     if not isinstance(values, dict):
-        raise InvalidParameter(f"json: cannot unmarshal {type(values).__name__} into Go value of type map[string]interface {{}}")
+        raise InvalidParameter(
+            f"json: cannot unmarshal {type(values).__name__} into Go value of type map[string]interface {{}}"
+        )
     return values  # type: ignore[reportUnknownVariableType]
 
 
@@ -378,7 +389,7 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
     """Typed settings of checked values. What contradicts itself is refused here."""
     level = values.get("log-level", "info")
     if level not in LOG_LEVELS:
-        raise InvalidParameter(f'invalid logging level: {level}: use one of {", ".join(LOG_LEVELS)}')
+        raise InvalidParameter(f"invalid logging level: {level}: use one of {', '.join(LOG_LEVELS)}")
     if values.get("log-format", "text") not in ("text", "json"):
         raise InvalidParameter(f"invalid log format: {values['log-format']}")
     for label in values.get("labels", ()):

@@ -88,9 +88,13 @@ def _listen_tcp(address: str, settings: DaemonSettings) -> socket.socket:
 def _inherited() -> socket.socket:
     """The socket systemd passed (sd_listen_fds(3))."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "0").isdigit():
-        raise InvalidParameter("no sockets found via socket activation: make sure the service was started by systemd")
+        raise InvalidParameter(
+            "no sockets found via socket activation: make sure the service was started by systemd"
+        )
     if int(os.environ.get("LISTEN_FDS", "0")) < 1:
-        raise InvalidParameter("no sockets found via socket activation: make sure the service was started by systemd")
+        raise InvalidParameter(
+            "no sockets found via socket activation: make sure the service was started by systemd"
+        )
     os.set_inheritable(SD_LISTEN_FDS_START, False)
     return socket.socket(fileno=SD_LISTEN_FDS_START)
 

@@ -15,7 +15,13 @@ from msgspec import UNSET
 from wherry.engine import bundle, views
 from wherry.engine.attach import AttachOptions, Attachment, EarlyClient, answer_wait, frame, hang_up
 from wherry.engine.context import Context
-from wherry.engine.creation import ImageDefaults, check_resources, check_restart_policy, parse_signal, plan_container
+from wherry.engine.creation import (
+    ImageDefaults,
+    check_resources,
+    check_restart_policy,
+    parse_signal,
+    plan_container,
+)
 from wherry.engine.lifecycle import Lifecycle
 from wherry.engine.logs import LogsOptions, LogStream, open_logs
 from wherry.engine.names import check_name, suggest_name
@@ -245,9 +251,7 @@ class Containers:
     async def start(self, reference: str, *, detach_keys: str | None = None) -> None:
         await self.lifecycle.start(self.find(reference), self._joined_container)
 
-    async def stop(
-        self, reference: str, *, timeout_s: int | None = None, signal: str | None = None
-    ) -> None:
+    async def stop(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
         await self.lifecycle.stop(self.find(reference), timeout_s=timeout_s, signal=signal)
 
     async def restart(
@@ -545,7 +549,9 @@ async def list_processes(pids: list[int], ps_args: str) -> ContainerTop:
     column = titles.index("PID")
     wanted = {str(pid) for pid in pids}
     rows = [line.split(None, len(titles) - 1) for line in lines[1:]]
-    return ContainerTop(titles=titles, processes=[row for row in rows if len(row) > column and row[column] in wanted])
+    return ContainerTop(
+        titles=titles, processes=[row for row in rows if len(row) > column and row[column] in wanted]
+    )
 
 
 _ = (Internal, frame)

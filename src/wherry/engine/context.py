@@ -218,7 +218,9 @@ class Context:
 
     # Confinement
 
-    def seccomp_for(self, record: ContainerRecord, *, compiled: bool) -> tuple[dict[str, Any] | None, str | None]:
+    def seccomp_for(
+        self, record: ContainerRecord, *, compiled: bool
+    ) -> tuple[dict[str, Any] | None, str | None]:
         """The container's filter: as a runtime-spec object, or the path of it compiled (cached by content)."""
         host = record.host
         asked = bundle.security_options(host, self.settings).seccomp

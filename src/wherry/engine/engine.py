@@ -63,7 +63,9 @@ class Engine:
             undo.push_async_callback(store.close)
             engine_id = await store.database.run(_engine_id)
             events = Events()
-            registry = Client(Endpoints.from_settings(settings.registry_mirrors, settings.insecure_registries))
+            registry = Client(
+                Endpoints.from_settings(settings.registry_mirrors, settings.insecure_registries)
+            )
             undo.push_async_callback(registry.close)
             networks = await Networks.open(
                 store.database,

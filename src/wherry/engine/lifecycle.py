@@ -107,7 +107,9 @@ class Lifecycle:
         seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
         killpoint("start:bundle-written")
         container.mark("bundle written")
-        shim = await context.launcher.spawn(container.id, directory, on_event=lambda event: self._event(container, shim, event))
+        shim = await context.launcher.spawn(
+            container.id, directory, on_event=lambda event: self._event(container, shim, event)
+        )
         undo.push_async_callback(shim.destroy)
         killpoint("start:shim-forked")
         container.mark("shim forked")

@@ -72,7 +72,9 @@ async def open_logs(context: Context, container: Container, options: LogsOptions
 async def _chunks(
     context: Context, container: Container, reader: LogReader, options: LogsOptions, *, mux: bool
 ) -> AsyncIterator[bytes]:
-    wanted = {name for name, is_wanted in (("stdout", options.stdout), ("stderr", options.stderr)) if is_wanted}
+    wanted = {
+        name for name, is_wanted in (("stdout", options.stdout), ("stderr", options.stderr)) if is_wanted
+    }
 
     def encode(entry: Entry) -> bytes:
         line = entry.line

@@ -174,7 +174,11 @@ class System:
     def _warnings(self, has: frozenset[str]) -> list[str]:
         warnings = [
             f"WARNING: No {what} support"
-            for controller, what in (("memory", "memory limit"), ("cpu", "cpu cfs quota"), ("pids", "pids limit"))
+            for controller, what in (
+                ("memory", "memory limit"),
+                ("cpu", "cpu cfs quota"),
+                ("pids", "pids limit"),
+            )
             if controller not in has
         ]
         if "CAP_SYS_RESOURCE" not in self._context.facts.bounding:

@@ -102,7 +102,9 @@ def inspect(
         settings.sandbox_id = record.id
         settings.sandbox_key = f"/proc/{state.pid}/ns/net"
     bridge = networks.get("bridge")
-    if bridge is not None:  # the fields older clients read, filled as Docker does for its default network only
+    if (
+        bridge is not None
+    ):  # the fields older clients read, filled as Docker does for its default network only
         settings.endpoint_id = bridge.endpoint_id
         settings.gateway = bridge.gateway
         settings.ip_address = bridge.ip_address
