@@ -6,6 +6,7 @@ clients rely on all three. `decode` does the same for our structs. Decoding happ
 
 from __future__ import annotations
 
+from types import UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -18,8 +19,26 @@ MAX_DEPTH = 64
 """Deepest nesting of a request body. Docker's own bodies reach about eight."""
 
 
-class Wire(msgspec.Struct, kw_only=True):
-    """Base of all API values. Fields are snake_case here and `name=` gives the document's spelling."""
+_WORDS = {
+    "ip": "IP", "id": "ID", "io": "IO", "iops": "IOps", "oom": "OOM", "uts": "UTS", "cpu": "CPU",
+    "ipam": "IPAM", "ipv4": "IPv4", "ipv6": "IPv6", "os": "OS", "api": "API", "rw": "RW", "ids": "IDs",
+    "dns": "DNS", "cidrs": "CIDRs", "ncpu": "NCPU",
+}  # fmt: skip
+"""Words the API spells in capitals, where a struct asks for that with `rename=capital_words`."""
+
+
+def pascal(name: str) -> str:
+    """`cpu_shares` → `CpuShares`: how most of the API spells its fields."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def capital_words(name: str) -> str:
+    """`ip_prefix_len` → `IPPrefixLen`: as `pascal`, with Go's capital initialisms."""
+    return "".join(_WORDS.get(word) or word.capitalize() for word in name.split("_"))
+
+
+class Wire(msgspec.Struct, rename=pascal):
+    """Base of all API values: fields are snake_case here, PascalCase on the wire; `field(name=…)` for the rest."""
 
 
 def decode(data: bytes, kind: type[T]) -> T:
@@ -88,16 +107,8 @@ def _match_keys(value: Any, kind: Any) -> Any:
             return [_match_keys(item, args[0]) for item in cast("list[Any]", value)]
         if origin is dict and isinstance(value, dict):
             return {k: _match_keys(v, args[1]) for k, v in cast("dict[str, Any]", value).items()}
-        if origin is Union or type(kind).__name__ == "UnionType":
-            for option in args:
-                if (
-                    isinstance(value, dict)
-                    and isinstance(option, type)
-                    and issubclass(option, msgspec.Struct)
-                ):
-                    return _match_keys(value, option)
-                if get_origin(option) in (list, dict) and isinstance(value, get_origin(option)):
-                    return _match_keys(value, option)
+        if origin in (Union, UnionType):
+            return _match_union(value, args)
         return value
     if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         names, kinds = _struct_keys(kind)
@@ -108,3 +119,13 @@ def _match_keys(value: Any, kind: Any) -> Any:
                 matched[wire] = _match_keys(item, kinds[wire])
         return matched
     return value
+
+
+def _match_union(value: Any, options: tuple[Any, ...]) -> Any:
+    for option in options:
+        is_struct = isinstance(option, type) and issubclass(option, msgspec.Struct)
+        if (isinstance(value, dict) and (is_struct or get_origin(option) is dict)) or (
+            isinstance(value, list) and get_origin(option) in (list, tuple)
+        ):
+            return _match_keys(value, option)
+    return cast("Any", value)
