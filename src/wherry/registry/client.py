@@ -2,7 +2,7 @@
 
 One `Client` serves the whole daemon. A request follows redirects itself, because a redirect must lose the
 `Authorization` header when it leaves the origin it was made for (CVE-2020-15157), and may lead to http and
-https only. Nothing here retries but the one repetition that answers a 401 challenge: see fetch.py for the rest.
+https only. Nothing here retries but the one repetition that answers a 401 challenge: fetch.py does the rest.
 
 Cancelling a request closes its connection.
 """
@@ -13,7 +13,7 @@ import asyncio
 import os
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,7 +25,7 @@ from yarl import URL
 
 from wherry.errors import Internal, InvalidParameter, NotFound, Unauthorized, Unavailable, WherryError
 from wherry.registry.auth import Challenge, Credentials, Tokens, parse_challenges
-from wherry.registry.resolve import Endpoint, Endpoints
+from wherry.registry.resolve import Endpoint, Endpoints, split_host
 
 MAX_REDIRECTS = 10
 MAX_ERROR_BODY = 64 << 10
@@ -88,7 +88,7 @@ class Client:
         scope: str,
         credentials: Credentials | None,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """The answer (of a status below 400) to a request, with whatever authorization `endpoint` asks for.
 
         Raises NotFound, Denied, TryLater, Unreachable or Internal with the registry's own words.
@@ -287,9 +287,18 @@ def proxy_for(url: str) -> str | None:
     host = parts.hostname or ""
     if not proxy or host == "localhost" or host == "::1" or host.startswith("127."):
         return None
-    if urllib.request.proxy_bypass_environment(parts.netloc, proxies):
+    if _is_exempt(host, proxies.get("no", "")):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_exempt(host: str, no_proxy: str) -> bool:
+    """Whether NO_PROXY names `host`, a domain above it, or everything."""
+    for entry in no_proxy.split(","):
+        name = split_host(entry.strip())[0].lstrip("*.")
+        if entry.strip() == "*" or (name and (host == name or host.endswith("." + name))):
+            return True
+    return False
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -368,7 +377,7 @@ def reason(exc: BaseException) -> str:
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
         return f"tls: failed to verify certificate: {exc.certificate_error}"
     if isinstance(exc, aiohttp.ClientConnectorSSLError):
-        return f"tls: {exc.os_error.strerror or exc.os_error}"
+        return f"tls: {exc}"
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
         return f"dial tcp: lookup {exc.host}: {(exc.os_error.strerror or 'no such host').lower()}"
     if isinstance(exc, aiohttp.ClientConnectorError):

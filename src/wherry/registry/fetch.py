@@ -7,7 +7,8 @@
                                                whoever owns the sink checks the digest
 
 Failures that may pass (a cut or stalled connection, 429, 5xx) are repeated with growing pauses, as long as
-there is progress or for MAX_ATTEMPTS; `Retry-After` is honoured up to MAX_PAUSE_S. All else is raised at once.
+there is progress or for MAX_ATTEMPTS; `Retry-After` is honoured up to MAX_PAUSE_S.
+All else is raised at once.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ class Registry:
         path: str,
         credentials: Credentials | None,
     ) -> tuple[Repository, T]:
-        """The first endpoint's answer. Mirrors may fail in any way; TLS gives way to HTTP where that is allowed."""
+        """The first endpoint's answer. Mirrors may fail in any way; TLS gives way to HTTP if that is allowed."""
         for position, endpoint in enumerate(endpoints):
             repository = Repository(self._client, endpoints[position:], path, credentials)
             try:
@@ -229,7 +230,7 @@ class Repository:
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
                     raise Internal(f"unreadable list of tags of {self._path}: {exc}") from exc
                 found += page.tags or []
-                link = response.links.get("next", {}).get("url")
+                link = response.links["next"].get("url") if "next" in response.links else None
             if link is None:
                 return found
             # Only the path: the next page is the same server's.
