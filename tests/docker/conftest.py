@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conftest import MARK
-
-from . import rootfs
-from .engine import Client, Engine, Wherry
-from .registry import HTPASSWD, FaultyProxy, Registry
+from tests.docker import rootfs
+from tests.docker.engine import Client, Engine, Wherry
+from tests.docker.registry import HTPASSWD, FaultyProxy, Registry
 
 SCALE = float(os.environ.get("WHERRY_TEST_SCALE", "1"))
 _subnets = itertools.count(1)

@@ -14,8 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from . import rootfs
-
+from tests.docker import rootfs
 
 USER = "wherry:s3cret"
 HTPASSWD = "wherry:$2b$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS35PSZnDXlK\n"
@@ -72,7 +71,7 @@ class Registry:
         kind: str = "application/octet-stream",
         auth: str = "",
     ) -> tuple[int, bytes]:
-        headers = {"Content-Type": kind, "Accept": "*/*"}
+        headers = {"Content-Type": kind, "Accept": f"{rootfs.MANIFEST}, {rootfs.INDEX}"}
         if auth:
             headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

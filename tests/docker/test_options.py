@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from .engine import Engine
+from tests.docker.engine import Engine
 
 # name of the case: options, command in the container, what it writes (an exact text, or a pattern when it is compiled)
 CASES: dict[str, tuple[list[str], str, str | re.Pattern[str]]] = {
