@@ -241,7 +241,8 @@ class Connection(RequestHandler):
         reason = web.Response(status=error.status).reason
         transport.write(
             f"HTTP/1.1 {error.status} {reason}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+            + body
         )
         if transport.can_write_eof():
             transport.write_eof()

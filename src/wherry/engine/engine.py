@@ -25,7 +25,6 @@ from wherry.network.networks import Networks, NetworkSettings
 from wherry.registry.client import Client
 from wherry.registry.resolve import Endpoints
 from wherry.shim.client import Launcher
-from wherry.store.database import Database
 from wherry.store.store import Store
 
 
@@ -79,11 +78,12 @@ class Engine:
             undo.push_async_callback(networks.close)
             launcher = await Launcher.connect_or_spawn(settings.exec_root)
             undo.push_async_callback(launcher.close)
+            services: list[Containers] = []
             images = Images(
                 store,
                 registry,
-                emit=lambda action, image_id, attributes: events.emit("image", action, image_id, attributes),
-                max_downloads=settings.max_concurrent_downloads,
+                lambda action, image_id, attributes: events.emit("image", action, image_id, attributes),
+                lambda image_id: services[0].users_of(image_id),
             )
             context = Context(
                 settings=settings,
@@ -95,7 +95,7 @@ class Engine:
                 events=events,
             )
             containers = Containers(context)
-            images.users = containers.using_image
+            services.append(containers)
             execs = Execs(context, containers)
             system = System(context, containers, engine_id)
             await restore(context, containers)
@@ -158,6 +158,3 @@ def _engine_id(connection: sqlite3.Connection) -> str:
     engine_id = secrets.token_hex(16)
     connection.execute("INSERT INTO fact (key, value) VALUES ('engine-id', ?)", (engine_id,))
     return engine_id
-
-
-_ = Database
