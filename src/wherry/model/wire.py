@@ -18,6 +18,7 @@ T = TypeVar("T")
 MAX_DEPTH = 64
 """Deepest nesting of a request body. Docker's own bodies reach about eight."""
 
+MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
 _WORDS = {
     "ip": "IP", "id": "ID", "io": "IO", "iops": "IOps", "oom": "OOM", "uts": "UTS", "cpu": "CPU",
@@ -42,17 +43,19 @@ class Wire(msgspec.Struct, rename=pascal):
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Read one JSON value as `kind`. Raises InvalidParameter with the path of what is wrong."""
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-        _check_depth(data)
+    """Read one JSON value as `kind`. Raises InvalidParameter with the path of what is wrong.
+
+    Refused beside what JSON itself forbids: nesting beyond MAX_DEPTH, integers beyond 64 bits (Go's, and SQLite's)
+    and NUL characters in strings (no path, argument or environment can hold one).
+    """
     try:
         plain = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidParameter(f"invalid JSON: {exc}") from exc
-    try:
+        _refuse_odd_values(plain)
         return msgspec.convert(_match_keys(plain, kind), kind)
-    except msgspec.ValidationError as exc:
-        raise InvalidParameter(f"invalid JSON: {exc}") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidParameter(f"invalid JSON: {_shown(exc)}") from exc
+    except RecursionError as exc:
+        raise InvalidParameter(f"invalid JSON: nested more than {MAX_DEPTH} deep") from exc
 
 
 def encode(value: object) -> bytes:
@@ -60,25 +63,32 @@ def encode(value: object) -> bytes:
     return msgspec.json.encode(value)
 
 
-def _check_depth(data: bytes) -> None:
+def _shown(exc: Exception) -> str:
+    # A UnicodeDecodeError carries the whole input; its text names one byte of it.
+    return str(exc)[:300]
+
+
+def _refuse_odd_values(plain: Any) -> None:
     depth = 0
-    in_string = escaped = False
-    for byte in data:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise InvalidParameter(f"invalid JSON: nested more than {MAX_DEPTH} deep")
-        elif byte in b"]}":
-            depth -= 1
+    level: list[Any] = [plain]
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise InvalidParameter(f"invalid JSON: nested more than {MAX_DEPTH} deep")
+        below: list[Any] = []
+        for value in level:
+            kind: type = type(value)
+            if kind is dict:
+                below.extend(value)
+                below.extend(value.values())
+            elif kind is list:
+                below.extend(value)
+            elif kind is str:
+                if "\0" in value:
+                    raise InvalidParameter(f"invalid JSON: string {value[:64]!r} holds a NUL character")
+            elif kind is int and not MIN_INT <= value <= MAX_INT:
+                raise InvalidParameter(f"invalid JSON: number {value} does not fit into 64 bits")
+        level = below
 
 
 _keys: dict[type, tuple[dict[str, str], dict[str, Any]]] = {}
