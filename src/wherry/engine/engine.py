@@ -12,6 +12,8 @@ import secrets
 import sqlite3
 from contextlib import AsyncExitStack
 
+import wherry
+
 from wherry.engine.containers import Containers
 from wherry.engine.context import Context
 from wherry.engine.events import Events
@@ -23,6 +25,7 @@ from wherry.engine.system import System, host_facts
 from wherry.errors import Conflict, Unsupported
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.registry.client import Client
+from wherry.registry.fetch import Registry
 from wherry.registry.resolve import Endpoints
 from wherry.shim.client import Launcher
 from wherry.store.store import Store

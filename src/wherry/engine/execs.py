@@ -35,6 +35,7 @@ class Exec:
         self.exit_code: int | None = None
         self.pid = 0
         self.ended_at = 0.0
+        self.ended = asyncio.Event()
 
 
 class Execs:
@@ -125,6 +126,12 @@ class Execs:
             self._end(it, EXIT_CODES.get(exc.kind, 126))
             raise
 
+    async def wait(self, exec_id: str) -> int:
+        """The exit code, once the exec has ended."""
+        it = self._find(exec_id)
+        await it.ended.wait()
+        return it.exit_code if it.exit_code is not None else 255
+
     async def resize(self, exec_id: str, *, height: int, width: int) -> None:
         it = self._find(exec_id)
         shim = it.container.shim
@@ -165,6 +172,7 @@ class Execs:
     def _end(self, it: Exec, code: int) -> None:
         if it.exit_code is None:
             it.exit_code, it.is_running, it.ended_at = code, False, time.monotonic()
+            it.ended.set()
             attributes = {"execID": it.id, "exitCode": str(code)}
             self._context.events.emit(
                 "container", "exec_die", it.container.id, {**it.container.event_attributes(), **attributes}
