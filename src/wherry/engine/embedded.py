@@ -117,7 +117,9 @@ class AsyncEngine:
         `config` are fields of `ContainerCreate` (`env`, `working_dir`, `user`, …), `host` holds the rest.
         """
         host = host or HostConfig()
-        container_id = await self._create(image, command, pull, host, open_stdin=bool(input), stdin_once=bool(input), **config)
+        container_id = await self._create(
+            image, command, pull, host, open_stdin=bool(input), stdin_once=bool(input), **config
+        )
         containers = self.services.containers
         try:
             attachment = await containers.attach(
@@ -137,7 +139,13 @@ class AsyncEngine:
         return Result(exit_code=ended.status_code, stdout=stdout, stderr=stderr)
 
     async def start(
-        self, image: str, command: Sequence[str] = (), *, pull: bool = True, host: HostConfig | None = None, **config: Any
+        self,
+        image: str,
+        command: Sequence[str] = (),
+        *,
+        pull: bool = True,
+        host: HostConfig | None = None,
+        **config: Any,
     ) -> str:
         """Start a container in the background; its ID."""
         container_id = await self._create(image, command, pull, host or HostConfig(), **config)
@@ -149,7 +157,14 @@ class AsyncEngine:
         return container_id
 
     async def _create(
-        self, image: str, command: Sequence[str], pull: bool, host: HostConfig, *, name: str | None = None, **config: Any
+        self,
+        image: str,
+        command: Sequence[str],
+        pull: bool,
+        host: HostConfig,
+        *,
+        name: str | None = None,
+        **config: Any,
     ) -> str:
         body = ContainerCreate(image=image, cmd=list(command) or None, host_config=host, **config)
         try:
@@ -161,7 +176,13 @@ class AsyncEngine:
         return (await self.services.containers.create(body, name=name)).id
 
     async def exec(
-        self, container: str, command: Sequence[str], *, input: bytes = b"", user: str = "", env: Mapping[str, str] | None = None
+        self,
+        container: str,
+        command: Sequence[str],
+        *,
+        input: bytes = b"",
+        user: str = "",
+        env: Mapping[str, str] | None = None,
     ) -> Result:
         """Run another command in a running container."""
         execs = self.services.execs
@@ -182,7 +203,9 @@ class AsyncEngine:
         code = await execs.wait(created.id)
         return Result(exit_code=code, stdout=stdout, stderr=stderr)
 
-    async def logs(self, container: str, *, follow: bool = False, tail: int | None = None) -> AsyncIterator[bytes]:
+    async def logs(
+        self, container: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncIterator[bytes]:
         """What a container has written, stdout and stderr together, in pieces; with `follow` until it ends."""
         options = LogsOptions(stdout=True, stderr=True, follow=follow, tail=tail)
         stream = await self.services.containers.logs(container, options)
@@ -267,12 +290,24 @@ class Engine:
         return self._do(self._inner.run(image, command, input=input, pull=pull, host=host, **config))
 
     def start(
-        self, image: str, command: Sequence[str] = (), *, pull: bool = True, host: HostConfig | None = None, **config: Any
+        self,
+        image: str,
+        command: Sequence[str] = (),
+        *,
+        pull: bool = True,
+        host: HostConfig | None = None,
+        **config: Any,
     ) -> str:
         return self._do(self._inner.start(image, command, pull=pull, host=host, **config))
 
     def exec(
-        self, container: str, command: Sequence[str], *, input: bytes = b"", user: str = "", env: Mapping[str, str] | None = None
+        self,
+        container: str,
+        command: Sequence[str],
+        *,
+        input: bytes = b"",
+        user: str = "",
+        env: Mapping[str, str] | None = None,
     ) -> Result:
         return self._do(self._inner.exec(container, command, input=input, user=user, env=env))
 
@@ -399,4 +434,3 @@ async def _close(stream: AsyncIterator[bytes]) -> None:
 
 def _slug(path: str) -> str:
     return hashlib.sha256(path.encode()).hexdigest()[:12]
-

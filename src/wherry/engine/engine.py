@@ -78,8 +78,8 @@ class Engine:
                 ),
             )
             undo.push_async_callback(networks.close)
-            launcher = await Launcher.connect_or_spawn(settings.exec_root)
-            undo.push_async_callback(launcher.close)
+            launcher = await Launcher.open(settings.exec_root)
+            undo.callback(launcher.close)
             services: list[Containers] = []
             images = Images(
                 store,
@@ -100,7 +100,7 @@ class Engine:
             services.append(containers)
             execs = Execs(context, containers)
             system = System(context, containers, engine_id)
-            await restore(context, containers)
+            await restore(context, containers, execs)
             return cls(
                 settings=settings,
                 context=context,

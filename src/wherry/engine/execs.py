@@ -6,6 +6,8 @@ import asyncio
 import secrets
 import socket
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, Attachment, frame, hang_up
@@ -15,7 +17,7 @@ from wherry.engine.lifecycle import EXIT_CODES
 from wherry.engine.records import Container
 from wherry.errors import Conflict, Internal, InvalidParameter, NotFound
 from wherry.model.execs import ExecCreate, ExecCreated, ExecInspect, ExecStart, ProcessConfig
-from wherry.shim.client import ShimError
+from wherry.shim.client import ShimError, ShimGone
 
 KEPT_AFTER_END_S = 300
 """How long an ended exec can be inspected."""
@@ -111,7 +113,7 @@ class Execs:
         self._emit(it, f"exec_start: {' '.join(body.cmd or ())}")
         it.is_running = True
         try:
-            it.pid = await shim.exec(
+            started = await shim.exec(
                 it.id,
                 process,
                 sock,
@@ -122,9 +124,13 @@ class Execs:
                 detach_keys=(body.detach_keys or DETACH_KEYS) if body.tty else "",
                 pending=pending,
             )
+            it.pid = int(started["pid"])
         except ShimError as exc:
             self._end(it, EXIT_CODES.get(exc.kind, 126))
             raise
+        except ShimGone as exc:
+            self._end(it, 137)
+            raise Conflict(f"container {container.id} is not running") from exc
 
     async def wait(self, exec_id: str) -> int:
         """The exit code, once the exec has ended."""
@@ -161,6 +167,18 @@ class Execs:
             detach_keys=it.body.detach_keys,
             pid=it.pid,
         )
+
+    def restore(self, container: Container, known: Sequence[Mapping[str, Any]]) -> None:
+        """Know again what ran, or runs, in a container that an earlier daemon started execs in."""
+        for entry in known:
+            it = Exec(str(entry["exec_id"]), container, ExecCreate())
+            it.is_started = True
+            it.pid = int(entry["pid"])
+            self._by_id[it.id] = container.execs[it.id] = it
+            if entry["code"] is None:
+                it.is_running = True
+            else:
+                self._end(it, int(entry["code"]))
 
     # Ends
 
