@@ -50,7 +50,9 @@ def main(argv: list[str]) -> None:
     while rest:
         name = rest.pop(0)
         if name not in options or not rest:
-            sys.exit(f"usage: wherry.shim --exec-root DIR [--log-driver MODULE:NAME]…; not understood: {name}")
+            sys.exit(
+                f"usage: wherry.shim --exec-root DIR [--log-driver MODULE:NAME]…; not understood: {name}"
+            )
         options[name].append(rest.pop(0))
     if len(options["--exec-root"]) != 1:
         sys.exit("usage: wherry.shim --exec-root DIR [--log-driver MODULE:NAME]…")
@@ -74,7 +76,10 @@ def main(argv: list[str]) -> None:
 def _module_path() -> list[str]:
     """sys.path without the working directory, which -m puts in front."""
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return [ours, *(os.path.abspath(entry) for entry in sys.path[1:] if entry and os.path.abspath(entry) != ours)]
+    return [
+        ours,
+        *(os.path.abspath(entry) for entry in sys.path[1:] if entry and os.path.abspath(entry) != ours),
+    ]
 
 
 if __name__ == "__main__":

@@ -36,7 +36,15 @@ SOCKET = "launcher.sock"
 MAX_CONNECTIONS = 64
 MAX_HELD = 64
 _TAKEOVER_S = 5.0
-_LATE = ("encodings.idna", "encodings.latin_1", "encodings.utf_8", "encodings.ascii", "stringprep", "errno", "array")
+_LATE = (
+    "encodings.idna",
+    "encodings.latin_1",
+    "encodings.utf_8",
+    "encodings.ascii",
+    "stringprep",
+    "errno",
+    "array",
+)
 
 
 class NoLateImports:
@@ -71,7 +79,9 @@ def preload(create: str, log_drivers: list[str]) -> Runtimes:
 class Launcher:
     """The one object of a launcher process."""
 
-    def __init__(self, exec_root: str, runtimes: Runtimes, *, version: str, control: socket.socket | None) -> None:
+    def __init__(
+        self, exec_root: str, runtimes: Runtimes, *, version: str, control: socket.socket | None
+    ) -> None:
         self._exec_root = exec_root
         self._runtimes = runtimes
         self._version = version
@@ -79,7 +89,7 @@ class Launcher:
         self._channels: list[Channel] = []
         self._held: dict[str, int] = {}
         self._shims: dict[int, str] = {}
-        """Directory of each shim by pid."""
+        """Directory of each shim by pid; "" for a child that buries one."""
         self._stopping = False
         self._take_over()
         self._listener = sockets.listen(exec_root, SOCKET)
@@ -169,7 +179,9 @@ class Launcher:
         except Refused as exc:
             return {"error": {"kind": exc.kind, "message": str(exc)}}, []
         except (KeyError, TypeError, ValueError, IndexError) as exc:
-            return {"error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}}, []
+            return {
+                "error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}
+            }, []
         except OSError as exc:
             return {"error": {"kind": INTERNAL, "message": f"{request.get('op')}: {exc}"}}, []
         finally:
@@ -178,7 +190,12 @@ class Launcher:
     # Operations
 
     def _hello(self, request: Message, fds: list[int]) -> Reply:
-        return {"version": self._version, "pid": os.getpid(), "names": list(self._held), "shims": len(self._shims)}, []
+        return {
+            "version": self._version,
+            "pid": os.getpid(),
+            "names": list(self._held),
+            "shims": len(self._shims),
+        }, []
 
     def _hold(self, request: Message, fds: list[int]) -> Reply:
         name = str(request["name"])
@@ -248,7 +265,7 @@ class Launcher:
             if pid == 0:
                 break
             directory = self._shims.pop(pid, None)
-            if directory is not None and status != 0:
+            if directory and status != 0:
                 self._bury(directory, _how(status))
         self._end_if_idle()
 
@@ -268,7 +285,7 @@ class Launcher:
         except BaseException as exc:
             server.report(f"cannot bury {directory}: {exc}")
         finally:
-            os._exit(status if directory else 0)
+            os._exit(status)
 
     def _end_if_idle(self) -> None:
         if self._stopping and not self._shims:

@@ -32,7 +32,7 @@ import sys
 import termios
 import time
 
-from wherry.shim import records
+from wherry.shim import records, sockets
 from wherry.shim.keys import Detacher
 from wherry.shim.keys import parse as parse_keys
 from wherry.shim.loop import HANGUP, READ, WRITE, Loop
@@ -66,6 +66,7 @@ MAX_CONFIG = 8 << 20
 MAX_ENDED_EXECS = 1000
 MAX_CONNECTIONS = 16
 SOCKET = "shim.sock"
+OOM_RECOUNT_S = 0.05
 
 _START_CODES = {"not-found": 127, "permission": 126}
 _WINSIZE = struct.Struct("HHHH")
@@ -103,7 +104,8 @@ class Shim:
         self._exit: Message | None = None
         self._ended: tuple[int, int] | None = None
         """Wait status and time of the first process, while its output is still read."""
-        self._oom_seen = False
+        self._oom_fd = -1
+        self._oom_kills = 0
         self._released = False
         self._record: Message = {
             "id": container_id,
@@ -112,7 +114,7 @@ class Shim:
             "version": VERSION,
         }
         records.write(directory, records.SHIM, self._record)
-        self._listener = _listen(directory)
+        self._listener = sockets.listen(directory, SOCKET)
         self._loop.watch(self._listener.fileno(), READ, self._on_connection)
         self._loop.watch_children(self._reap)
         self._add_channel(control)
@@ -198,7 +200,9 @@ class Shim:
         except self._runtimes.failures as exc:
             reply = {"error": {"kind": exc.kind, "message": exc.message}}
         except (KeyError, TypeError, ValueError) as exc:
-            reply = {"error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}}
+            reply = {
+                "error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}
+            }
         except OSError as exc:
             reply = {"error": {"kind": INTERNAL, "message": f"{request.get('op')}: {exc}"}}
         finally:
@@ -228,6 +232,7 @@ class Shim:
                 runtime,
                 spec,
                 container_id=self._id,
+                directory=self._directory,
                 bundle=request["bundle"],
                 rootfs=request.get("rootfs"),
                 stdio=pipes.theirs if pipes else None,
@@ -243,12 +248,16 @@ class Shim:
             if pipes:
                 close_all(pipes.theirs)
         self._container = container
-        self._log = make_log(log["path"], log.get("options") or {}, log.get("attrs") or {}) if make_log and log else None
+        self._log = (
+            make_log(log["path"], log.get("options") or {}, log.get("attrs") or {})
+            if make_log and log
+            else None
+        )
         self._stdio = Stdio(
             self._loop,
             sources=pipes.sources if pipes else {},
             stdin=pipes.stdin if pipes else -1,
-            console=container.init.console,
+            console=_take_console(container.init),
             log=self._log,
             close_stdin=bool(request.get("stdin_once")),
             on_detach=lambda: self._tell("detach", exec_id=None),
@@ -325,7 +334,7 @@ class Shim:
             self._loop,
             sources=pipes.sources if pipes else {},
             stdin=pipes.stdin if pipes else -1,
-            console=started.console,
+            console=_take_console(started),
             on_detach=lambda: self._tell("detach", exec_id=exec_id),
         )
         if client:
@@ -453,11 +462,12 @@ class Shim:
         assert self._ended is not None
         status, at_ns = self._ended
         self._status = STOPPED
+        self._count_oom_kills()
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         self._exit = records.exit_record(
             128 + number if number else os.WEXITSTATUS(status),
             signal=number,
-            oom_killed=self._was_oom_killed(),
+            oom_killed=self._oom_kills > 0,
             at_ns=at_ns,
         )
         records.write(self._directory, records.EXIT, self._exit)
@@ -485,34 +495,43 @@ class Shim:
         self._tell("exec_exit", **ended)
 
     def _watch_oom(self) -> None:
-        cgroup = self._get_container().cgroup
-        if cgroup is not None and cgroup.fileno() >= 0:
-            self._loop.watch(cgroup.fileno(), READ, self._on_oom)
-
-    def _on_oom(self, bits: int) -> None:
-        cgroup = self._get_container().cgroup
-        if cgroup is None:
-            return
-        if cgroup.acknowledge() and not bits & HANGUP:
-            self._oom_seen = True
-            self._tell("oom")
-        elif bits & HANGUP:
-            self._loop.forget(cgroup.fileno())
-
-    def _was_oom_killed(self) -> bool:
-        cgroup = self._container.cgroup if self._container else None
         try:
-            return self._oom_seen or (cgroup is not None and cgroup.oom_kill_count() > 0)
+            self._oom_fd = self._get_container().cgroup.open_oom_events()
+        except OSError as exc:
+            report(f"{self._id}: no word of memory shortage: {exc}")
+        if self._oom_fd >= 0:
+            self._loop.watch(self._oom_fd, READ, self._on_oom)
+
+    def _on_oom(self, _: int) -> None:
+        """v1 tells before the kill, v2 of every change in memory.events: only the count is sure."""
+        try:
+            os.read(self._oom_fd, 4096)
+        except BlockingIOError:
+            return
+        if not self._count_oom_kills():
+            self._loop.later(OOM_RECOUNT_S, self._count_oom_kills)
+
+    def _count_oom_kills(self) -> bool:
+        """Tell of new kills for want of memory. True if there were any."""
+        try:
+            count = self._container.cgroup.oom_kill_count() if self._container else 0
         except OSError:
-            return self._oom_seen
+            return False  # the cgroup is gone
+        if count <= self._oom_kills:
+            return False
+        self._oom_kills = count
+        self._tell("oom")
+        return True
 
     def _destroy(self) -> None:
         """Give back the container's cgroup, mounts and namespaces."""
         container = self._container
         if container is None:
             return
-        if container.cgroup is not None and container.cgroup.fileno() >= 0:
-            self._loop.forget(container.cgroup.fileno())
+        if self._oom_fd >= 0:
+            self._loop.forget(self._oom_fd)
+            os.close(self._oom_fd)
+            self._oom_fd = -1
         try:
             container.destroy()
         except (OSError, *self._runtimes.failures) as exc:
@@ -577,10 +596,28 @@ class Shim:
 _OPERATIONS: dict[str, Callable[[Shim, Message, list[int]], Reply]] = {
     name: getattr(Shim, f"_{name}")
     for name in (
-        "hello", "create", "start", "attach", "wait", "exec", "resize", "kill", "pause", "resume", "pids", "state",
-        "fds", "release",
+        "hello",
+        "create",
+        "start",
+        "attach",
+        "wait",
+        "exec",
+        "resize",
+        "kill",
+        "pause",
+        "resume",
+        "pids",
+        "state",
+        "fds",
+        "release",
     )  # fmt: skip
 }
+
+
+def _take_console(process: Process) -> int:
+    """The terminal's master, which is Stdio's to close from here on."""
+    console, process.console = process.console, -1
+    return console
 
 
 class _Pipes:
@@ -619,23 +656,6 @@ def _client(request: Message, fds: list[int], *, is_terminal: bool) -> Client:
 
 def _pending(request: Message) -> bytes:
     return base64.b64decode(request.get("pending") or "", validate=True)
-
-
-def _listen(directory: str) -> socket.socket:
-    """Listen on DIRECTORY/shim.sock, however long the path is: a socket's address holds 107 bytes."""
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        try:
-            os.unlink(SOCKET, dir_fd=fd)
-        except FileNotFoundError:
-            pass
-        listener.bind(f"/proc/self/fd/{fd}/{SOCKET}")
-        os.chmod(SOCKET, 0o600, dir_fd=fd)
-        listener.listen(MAX_CONNECTIONS)
-        return listener
-    finally:
-        os.close(fd)
 
 
 def _read(path: str) -> bytes:
