@@ -126,7 +126,10 @@ class Call:
 
     async def _say_continue(self) -> None:
         """A client that asks first (curl with a large file) sends nothing until it is told to."""
-        if self.request.headers.get("Expect", "").lower() == "100-continue" and not self.request.content.total_bytes:
+        if (
+            self.request.headers.get("Expect", "").lower() == "100-continue"
+            and not self.request.content.total_bytes
+        ):
             transport = self.request.transport
             if transport is not None and not transport.is_closing():
                 transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -137,7 +140,9 @@ class Call:
         if not given and not self.request.can_read_body:
             return
         if given.split(";", 1)[0].strip().lower() != "application/json":
-            raise InvalidParameter(f"unsupported Content-Type header ({given[:128]}): must be 'application/json'")
+            raise InvalidParameter(
+                f"unsupported Content-Type header ({given[:128]}): must be 'application/json'"
+            )
 
     # The answer
 
@@ -148,7 +153,9 @@ class Call:
             for item in value if isinstance(value, list) else [value]:
                 versions.shape(kind, self.version, item)
         body = wire.encode(value) + b"\n"
-        return web.Response(status=status, body=body, headers={**self.headers, "Content-Type": "application/json"})
+        return web.Response(
+            status=status, body=body, headers={**self.headers, "Content-Type": "application/json"}
+        )
 
     def empty(self, status: int = 204) -> web.Response:
         return web.Response(status=status, headers=self.headers)

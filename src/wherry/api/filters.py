@@ -39,7 +39,9 @@ def timestamp_ns(text: str) -> int:
     """`seconds[.fraction]` since 1970 as nanoseconds: what clients make of every way to give a time."""
     match = _TIMESTAMP.fullmatch(text)
     if match is None:
-        raise InvalidParameter(f"invalid timestamp {text[:64]!r}: use seconds since 1970, with or without a fraction")
+        raise InvalidParameter(
+            f"invalid timestamp {text[:64]!r}: use seconds since 1970, with or without a fraction"
+        )
     seconds = int(match[1]) * 1_000_000_000
     fraction = int((match[2] or "").ljust(9, "0")) if match[2] else 0
     return seconds - fraction if text.startswith("-") else seconds + fraction

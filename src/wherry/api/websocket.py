@@ -75,7 +75,9 @@ async def serve(call: Call, attachment: Attachment) -> web.StreamResponse:
     return response
 
 
-async def _copy_out(sock: socket.socket, response: web.WebSocketResponse, *, is_binary: bool, mux: bool) -> None:
+async def _copy_out(
+    sock: socket.socket, response: web.WebSocketResponse, *, is_binary: bool, mux: bool
+) -> None:
     loop = asyncio.get_running_loop()
     unframer = Unframer() if mux else None
     try:

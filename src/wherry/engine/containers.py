@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import socket
 import sqlite3
 import time
 
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from wherry.engine import bundle, views
-from wherry.engine.attach import AttachOptions, Attachment, EarlyClient, answer_wait, frame, hang_up
+from wherry.engine.attach import Attachment, AttachOptions, EarlyClient, answer_wait, hang_up
 from wherry.engine.context import Context
 from wherry.engine.creation import (
     ImageDefaults,
@@ -22,13 +23,14 @@ from wherry.engine.creation import (
     parse_signal,
     plan_container,
 )
+from wherry.engine.images import ImageUser
 from wherry.engine.lifecycle import Lifecycle
 from wherry.engine.logs import LogsOptions, LogStream, open_logs
 from wherry.engine.names import check_name, suggest_name
-from wherry.engine.records import Condition, Container, ContainerRecord, ContainerState, Waiter
+from wherry.engine.records import Condition, Container, ContainerRecord, ContainerState, Waiter, encode_row
 from wherry.engine.times import parse_timestamp
 from wherry.engine.views import Filters
-from wherry.errors import Conflict, Internal, InvalidParameter, NotFound
+from wherry.errors import Conflict, InvalidParameter, NotFound
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import (
     ContainerCreate,
@@ -79,8 +81,12 @@ class Containers:
     def all(self) -> list[Container]:
         return list(self._by_id.values())
 
-    def using_image(self, image_id: str) -> list[Container]:
-        return [container for container in self._by_id.values() if container.record.image_id == image_id]
+    def users_of(self, image_id: str) -> list[ImageUser]:
+        return [
+            ImageUser(container.id, container.state.is_running)
+            for container in self._by_id.values()
+            if container.record.image_id == image_id
+        ]
 
     # Creating
 
@@ -144,7 +150,7 @@ class Containers:
         context, record = self._context, container.record
         await asyncio.to_thread(self._make_files, record)
         killpoint("create:files-made")
-        config, state = encode_record(record), encode_state(container.state)
+        config, state = encode_row(record), encode_row(container.state)
 
         def insert(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -241,7 +247,7 @@ class Containers:
         container = self.find(reference)
         return await open_logs(self._context, container, options)
 
-    def trace(self, reference: str) -> dict[str, list[dict[str, object]]]:
+    async def trace(self, reference: str) -> dict[str, list[dict[str, object]]]:
         """Where the milliseconds of the last start went."""
         container = self.find(reference)
         return {"Steps": [{"Name": step, "At": round(at, 3)} for step, at in container.trace]}
@@ -326,15 +332,14 @@ class Containers:
             raise Conflict(f"container {container.id} is marked for removal")
         config = container.record.config
 
-        async def deliver(sock: object, pending: bytes) -> None:
-            import socket as sockets
-
-            assert isinstance(sock, sockets.socket)
+        async def deliver(sock: socket.socket, pending: bytes) -> None:
             await self._deliver(container, options, sock, pending)
 
         return Attachment(mux=not config.tty, deliver=deliver)
 
-    async def _deliver(self, container: Container, options: AttachOptions, sock, pending: bytes) -> None:  # type: ignore[no-untyped-def]
+    async def _deliver(
+        self, container: Container, options: AttachOptions, sock: socket.socket, pending: bytes
+    ) -> None:
         if options.logs:
             await self._replay(container, options, sock)
         if not options.stream:
@@ -353,7 +358,7 @@ class Containers:
                 container.early.append(client)
         self._context.events.emit("container", "attach", container.id, container.event_attributes())
 
-    async def _replay(self, container: Container, options: AttachOptions, sock) -> None:  # type: ignore[no-untyped-def]
+    async def _replay(self, container: Container, options: AttachOptions, sock: socket.socket) -> None:
         """What the container has written so far, for `attach` with `logs=1`."""
         stream = await open_logs(
             self._context, container, LogsOptions(stdout=options.stdout, stderr=options.stderr)
@@ -376,7 +381,7 @@ class Containers:
             self._reserve_name(name, container.id)
             try:
                 record = msgspec.structs.replace(container.record, name=name)
-                config = encode_record(record)
+                config = encode_row(record)
 
                 def change(connection: sqlite3.Connection) -> None:
                     connection.execute("UPDATE name SET name=? WHERE container_id=?", (name, record.id))
@@ -498,7 +503,7 @@ class WaitingClient:
         self._container = container
         self._waiter = waiter
 
-    async def deliver(self, sock) -> None:  # type: ignore[no-untyped-def]
+    async def deliver(self, sock: socket.socket) -> None:
         """Answer on `sock`, whose response head is written. Handed to the shim too, which outlives this daemon."""
         container = self._container
         self._waiter.socket = sock
@@ -518,14 +523,6 @@ class WaitingClient:
     def _forget(self) -> None:
         if self._waiter in self._container.waiters:
             self._container.waiters.remove(self._waiter)
-
-
-def encode_record(record: ContainerRecord) -> bytes:
-    return msgspec.json.encode(record)
-
-
-def encode_state(state: ContainerState) -> bytes:
-    return msgspec.json.encode(state)
 
 
 async def list_processes(pids: list[int], ps_args: str) -> ContainerTop:
@@ -552,6 +549,3 @@ async def list_processes(pids: list[int], ps_args: str) -> ContainerTop:
     return ContainerTop(
         titles=titles, processes=[row for row in rows if len(row) > column and row[column] in wanted]
     )
-
-
-_ = (Internal, frame)

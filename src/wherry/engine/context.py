@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import platform
@@ -10,15 +11,13 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from msgspec import UNSET, UnsetType
-
 from wherry import plugins
 from wherry.engine import bundle, confinement
 from wherry.engine.creation import HostFacts, ImageDefaults
 from wherry.engine.etc_files import hosts_text, read_host_file, resolv_conf_text, write_in_place
 from wherry.engine.events import Events
 from wherry.engine.images import Images
-from wherry.engine.records import Container, ContainerRecord
+from wherry.engine.records import Container, ContainerRecord, encode_row
 from wherry.engine.settings import EngineSettings
 from wherry.errors import InvalidParameter
 from wherry.logs.details import details_for
@@ -254,8 +253,6 @@ class Context:
             return file.read(1 << 20)
 
     def _keep_filter(self, program: bytes) -> str:
-        import hashlib
-
         directory = os.path.join(self.settings.exec_root, "seccomp")
         os.makedirs(directory, mode=0o700, exist_ok=True)
         path = os.path.join(directory, hashlib.sha256(program).hexdigest() + ".bpf")
@@ -273,9 +270,7 @@ class Context:
 
     async def save_state(self, container: Container) -> None:
         """Write the container's state down: durably, unless the container removes itself anyway."""
-        from wherry.engine.containers import encode_state
-
-        state, container_id = encode_state(container.state), container.id
+        state, container_id = encode_row(container.state), container.id
 
         def update(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE container SET state=? WHERE id=?", (state, container_id))
@@ -283,9 +278,7 @@ class Context:
         await self.database.run(update, durable=not container.record.host.auto_remove)
 
     async def save_record(self, container: Container) -> None:
-        from wherry.engine.containers import encode_record
-
-        config, container_id = encode_record(container.record), container.id
+        config, container_id = encode_row(container.record), container.id
 
         def update(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE container SET config=? WHERE id=?", (config, container_id))
@@ -305,6 +298,3 @@ def _health(config: ImageContainerConfig) -> HealthConfig | None:
         start_period=check.start_period,
         start_interval=check.start_interval,
     )
-
-
-_ = (UNSET, UnsetType)

@@ -25,7 +25,6 @@ from wherry.network.networks import Networks, NetworkSettings
 from wherry.registry.client import Client
 from wherry.registry.resolve import Endpoints
 from wherry.shim.client import Launcher
-from wherry.store.database import Database
 from wherry.store.store import Store
 
 
@@ -63,9 +62,8 @@ class Engine:
             undo.push_async_callback(store.close)
             engine_id = await store.database.run(_engine_id)
             events = Events()
-            registry = Client(
-                Endpoints.from_settings(settings.registry_mirrors, settings.insecure_registries)
-            )
+            endpoints = Endpoints(mirrors=settings.registry_mirrors, insecure=settings.insecure_registries)
+            registry = Registry(Client(endpoints, agent=f"wherry/{wherry.__version__}"))
             undo.push_async_callback(registry.close)
             networks = await Networks.open(
                 store.database,
@@ -79,11 +77,12 @@ class Engine:
             undo.push_async_callback(networks.close)
             launcher = await Launcher.connect_or_spawn(settings.exec_root)
             undo.push_async_callback(launcher.close)
+            services: list[Containers] = []
             images = Images(
                 store,
                 registry,
-                emit=lambda action, image_id, attributes: events.emit("image", action, image_id, attributes),
-                max_downloads=settings.max_concurrent_downloads,
+                lambda action, image_id, attributes: events.emit("image", action, image_id, attributes),
+                lambda image_id: services[0].users_of(image_id),
             )
             context = Context(
                 settings=settings,
@@ -95,7 +94,7 @@ class Engine:
                 events=events,
             )
             containers = Containers(context)
-            images.users = containers.using_image
+            services.append(containers)
             execs = Execs(context, containers)
             system = System(context, containers, engine_id)
             await restore(context, containers)
@@ -158,6 +157,3 @@ def _engine_id(connection: sqlite3.Connection) -> str:
     engine_id = secrets.token_hex(16)
     connection.execute("INSERT INTO fact (key, value) VALUES ('engine-id', ?)", (engine_id,))
     return engine_id
-
-
-_ = Database

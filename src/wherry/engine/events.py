@@ -126,9 +126,9 @@ def event_filter(filters: Filters) -> Callable[[Event], bool]:
                     or (event.type == "container" and event.actor.attributes.get("image") in wanted)
                 ):
                     return False
-            elif key == "label" and not by_label(event, wanted):
-                return False
-            elif key == "scope" and event.scope not in wanted:
+            elif (key == "label" and not by_label(event, wanted)) or (
+                key == "scope" and event.scope not in wanted
+            ):
                 return False
         return True
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -54,7 +53,7 @@ class Lifecycle:
             await self._start(container, find_running)
 
     async def _start(self, container: Container, find_running: FindRunning) -> None:
-        context, record, state = self._context, container.record, container.state
+        context, state = self._context, container.state
         container.begin_trace()
         state.error, state.exit_code, state.oom_killed, state.is_manually_stopped = "", 0, False, False
         try:
@@ -108,7 +107,7 @@ class Lifecycle:
         killpoint("start:bundle-written")
         container.mark("bundle written")
         shim = await context.launcher.spawn(
-            container.id, directory, on_event=lambda event: self._event(container, shim, event)
+            container.id, directory, on_event=lambda event: self.event(container, shim, event)
         )
         undo.push_async_callback(shim.destroy)
         killpoint("start:shim-forked")
@@ -215,7 +214,7 @@ class Lifecycle:
 
     # Events of a shim
 
-    def _event(self, container: Container, shim: Shim, event: dict[str, object]) -> None:
+    def event(self, container: Container, shim: Shim, event: dict[str, object]) -> None:
         """Called in order for each event of a container's shim."""
         kind = event["event"]
         emit = self._context.events.emit
@@ -274,6 +273,11 @@ class Lifecycle:
             container.ended.set()
             if auto_remove:
                 await self._remove(container)
+
+    async def remove_ended(self, container: Container) -> None:
+        """Finish what `--rm` asked for, for a container that ended while there was no daemon."""
+        async with container.lock:
+            await self._remove(container)
 
     # Stopping
 
@@ -390,6 +394,3 @@ def _runtime_message(error: ShimError) -> str:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-_ = sqlite3

@@ -40,6 +40,11 @@ NEXT: dict[Status, tuple[Status, ...]] = {
 }
 
 
+def encode_row(value: ContainerRecord | ContainerState) -> bytes:
+    """A record or state as its column of the `container` table."""
+    return msgspec.json.encode(value)
+
+
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One mount the user asked for, decided. `options` are the runtime-spec's mount options."""
 

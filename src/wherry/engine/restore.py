@@ -45,8 +45,7 @@ async def restore(context: Context, containers: Containers) -> None:
     await asyncio.to_thread(_sweep_files, context, set(known))
     for container in known.values():
         if container.id not in alive and container.record.host.auto_remove and container.state.started_ns:
-            async with container.lock:
-                await containers.lifecycle.remove_ended(container)
+            await containers.lifecycle.remove_ended(container)
 
 
 def _rows(connection: sqlite3.Connection) -> list[tuple[bytes, bytes]]:

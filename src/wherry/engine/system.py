@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-
-import msgspec
 
 import wherry
 from wherry import plugins
@@ -56,7 +53,7 @@ class System:
         self._id = engine_id
         self.listener_count: Callable[[], int] = lambda: context.events.listeners
 
-    def ping(self) -> dict[str, str]:
+    async def ping(self) -> dict[str, str]:
         """Headers of /_ping beyond those on every response. Builder 1: the classic builder's API."""
         return {"Builder-Version": "1", "Swarm": "inactive"}
 
@@ -121,7 +118,7 @@ class System:
             docker_root_dir=settings.data_root,
             plugins=Plugins(
                 volume=[],
-                network=[name for name in plugins.driver_names(plugins.NETWORKS)],
+                network=plugins.driver_names(plugins.NETWORKS),
                 authorization=None,
                 log=plugins.driver_names(plugins.LOGS),
             ),
@@ -218,6 +215,3 @@ def _os_release() -> dict[str, str]:
         return platform.freedesktop_os_release()
     except OSError:
         return {}
-
-
-_ = (msgspec, shutil)

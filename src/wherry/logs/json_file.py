@@ -100,7 +100,8 @@ class JsonFile:
             pairs = (b'"%s":"%s"' % (_quote(key), _quote(attrs[key])) for key in sorted(attrs))
             details = b',"attrs":{%s}' % b",".join(pairs)
         self._tails = {
-            stream: b'","stream":"%s"%s,"time":"' % (stream.encode(), details) for stream in ("stdout", "stderr")
+            stream: b'","stream":"%s"%s,"time":"' % (stream.encode(), details)
+            for stream in ("stdout", "stderr")
         }
         self._rest = {"stdout": b"", "stderr": b""}
         self._compressor = 0
@@ -194,7 +195,9 @@ class JsonFile:
 
     def _open(self) -> None:
         try:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            self._fd = os.open(
+                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
+            )
             self._size = os.fstat(self._fd).st_size
         except OSError:
             self._fd = -1  # tried again with the next entry
@@ -289,9 +292,7 @@ def _limits(options: Mapping[str, str]) -> tuple[int, int, bool]:
         raise InvalidParameter(f'strconv.ParseBool: parsing "{compress}": invalid syntax')
     is_compressed = compress[0] in "1tT"
     if is_compressed and (max_file == 1 or max_size == -1):
-        raise InvalidParameter(
-            "compress cannot be true when max-file is less than 2 or max-size is not set"
-        )
+        raise InvalidParameter("compress cannot be true when max-file is less than 2 or max-size is not set")
     return max_size, max_file, is_compressed
 
 
@@ -333,7 +334,9 @@ def _compress(path: str) -> int:
         os.closerange(3, 1 << 20)
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         temporary = f"{path}.tmp"
-        target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        target = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
+        )
         packer = zlib.compressobj(wbits=31)
         while data := os.read(source, 1 << 18):
             _write_all(target, packer.compress(data))

@@ -41,7 +41,13 @@ MAX_FDS = 128
 MAX_BACKLOG = 2 * MAX_FRAME
 """Bytes queued for a peer that does not read, before it is given up."""
 
-NOT_FOUND, PERMISSION, INVALID, CONFLICT, INTERNAL = "not-found", "permission", "invalid", "conflict", "internal"
+NOT_FOUND, PERMISSION, INVALID, CONFLICT, INTERNAL = (
+    "not-found",
+    "permission",
+    "invalid",
+    "conflict",
+    "internal",
+)
 
 _LENGTH = struct.Struct(">I")
 _READ = 65536
@@ -65,7 +71,9 @@ def encode(message: dict[str, Any], fds: int = 0) -> bytes:
         message = {**message, "fds": fds}
     body = json.dumps(message, separators=(",", ":")).encode()
     if len(body) > MAX_FRAME or fds > MAX_FDS:
-        raise ProtocolError(f"message of {len(body)} bytes and {fds} descriptors exceeds {MAX_FRAME} and {MAX_FDS}")
+        raise ProtocolError(
+            f"message of {len(body)} bytes and {fds} descriptors exceeds {MAX_FRAME} and {MAX_FDS}"
+        )
     return _LENGTH.pack(len(body)) + body
 
 
@@ -135,7 +143,9 @@ class Channel:
         except BlockingIOError:
             return 0
         except OSError as exc:
-            if exc.errno == errno.ETOOMANYREFS:  # descriptors in flight, unread by somebody: wait like a full buffer
+            if (
+                exc.errno == errno.ETOOMANYREFS
+            ):  # descriptors in flight, unread by somebody: wait like a full buffer
                 return 0
             raise
 

@@ -30,7 +30,7 @@ def write(path, *chunks, options=None, attrs=None, stream="stdout", at=T):
 @pytest.mark.parametrize(
     ("raw", "log"),
     [
-        (b'a\tb"q\\<x>&\r\n', rb'a\u0009b\"q\\\u003cx\u003e\u0026\r\n'),
+        (b'a\tb"q\\<x>&\r\n', rb"a\u0009b\"q\\\u003cx\u003e\u0026\r\n"),
         (
             b"\xff\xc3(\xe2\x80\xa8 \xe2\x80\xa9 \xef\xbf\xbd ok\xc3\xa9\n",
             b"\\ufffd\\ufffd(\\u2028 \\u2029 \xef\xbf\xbd ok\xc3\xa9\\n",
@@ -120,7 +120,9 @@ def go_escape(data: bytes) -> bytes:
 
 
 @settings(max_examples=400)
-@given(st.one_of(st.binary(max_size=60), st.text(max_size=30).map(lambda t: t.encode("utf-8", "surrogatepass"))))
+@given(
+    st.one_of(st.binary(max_size=60), st.text(max_size=30).map(lambda t: t.encode("utf-8", "surrogatepass")))
+)
 def test_escape_is_go_s(data):
     assert escape(data) == go_escape(data)
 

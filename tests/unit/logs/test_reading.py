@@ -120,7 +120,13 @@ def test_a_torn_last_line_is_not_there_yet(path):
             with open(path, "ab") as file:
                 file.write(whole[cut:])
             complete = numbered(0, whole[:cut].count(b"\n"))
-            kept = complete if tail < 0 else complete[len(complete) - tail :] if tail < len(complete) else complete
+            kept = (
+                complete
+                if tail < 0
+                else complete[len(complete) - tail :]
+                if tail < len(complete)
+                else complete
+            )
             kept = [] if tail == 0 else kept
             assert first == kept
             assert lines_of(reader) == numbered(whole[:cut].count(b"\n"), 2)
@@ -148,7 +154,9 @@ def test_what_is_no_entry_is_passed_over(line):
 
 
 def test_other_people_s_spelling_is_read():
-    entry = parse(b'{"time":"2026-11-24T22:16:10.5Z","stream":"stderr","log":"a\\u0009b\\n","attrs":{"k":"v"}}')
+    entry = parse(
+        b'{"time":"2026-11-24T22:16:10.5Z","stream":"stderr","log":"a\\u0009b\\n","attrs":{"k":"v"}}'
+    )
     assert entry is not None
     assert (entry.stream, entry.line, entry.attrs) == ("stderr", b"a\tb\n", {"k": "v"})
     assert entry.time_ns % S == S // 2
