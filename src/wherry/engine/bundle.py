@@ -82,7 +82,9 @@ def spec_for(
             "namespaces": _namespaces(host, joined, has_sandbox=has_sandbox),
             "cgroupsPath": cgroup_path(record, settings),
             "resources": resources_for(host, privileged=host.privileged),
-            "devices": [_device(device.path_on_host, device.path_in_container) for device in host.devices or ()],
+            "devices": [
+                _device(device.path_on_host, device.path_in_container) for device in host.devices or ()
+            ],
             "maskedPaths": list(host.masked_paths or ()),
             "readonlyPaths": list(host.readonly_paths or ()),
             "sysctl": _sysctls(record),
@@ -124,7 +126,9 @@ def security_options(host: HostConfig, settings: EngineSettings) -> SecurityOpti
     """What `--security-opt` says. Raises InvalidParameter with Docker's text."""
     no_new_privileges, seccomp, unconfined = settings.no_new_privileges, None, False
     for option in host.security_opt or ():
-        key, _, value = option.replace(":", "=", 1).partition("=") if "=" not in option else option.partition("=")
+        key, _, value = (
+            option.replace(":", "=", 1).partition("=") if "=" not in option else option.partition("=")
+        )
         if key == "no-new-privileges":
             if value not in ("", "true", "false"):
                 raise InvalidParameter(f"invalid --security-opt 2: {option!r}")
@@ -304,7 +308,9 @@ def _device(path: str, target: str) -> Spec:
     elif stat.S_ISBLK(info.st_mode):
         kind = "b"
     else:
-        raise InvalidParameter(f'error gathering device information while adding custom device "{path}": not a device node')
+        raise InvalidParameter(
+            f'error gathering device information while adding custom device "{path}": not a device node'
+        )
     return {
         "path": target or path,
         "type": kind,
@@ -317,7 +323,20 @@ def _device(path: str, target: str) -> Spec:
 
 
 _SKIPPED_DEVICES = frozenset(
-    ("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console", "null", "zero", "full", "random")
+    (
+        "pts",
+        "shm",
+        "fd",
+        "mqueue",
+        ".lxc",
+        ".lxd-mounts",
+        ".udev",
+        "console",
+        "null",
+        "zero",
+        "full",
+        "random",
+    )
     + ("urandom", "tty", "ptmx", "stdin", "stdout", "stderr")
 )
 

@@ -166,10 +166,18 @@ def _check_config(config: ContainerConfig) -> None:
     for entry in config.env or ():
         if entry.startswith("=") or not entry:
             raise InvalidParameter(f"invalid environment variable: {entry}")
-    for text in (*(config.env or ()), *(config.cmd or ()), *(config.entrypoint or ()), config.user, config.working_dir):
+    for text in (
+        *(config.env or ()),
+        *(config.cmd or ()),
+        *(config.entrypoint or ()),
+        config.user,
+        config.working_dir,
+    ):
         if "\0" in text:
             raise InvalidParameter(f"invalid value {text!r}: it holds a NUL byte")
-    total = sum(len(text.encode("utf-8", "surrogatepass")) for text in (*(config.env or ()), *(config.cmd or ())))
+    total = sum(
+        len(text.encode("utf-8", "surrogatepass")) for text in (*(config.env or ()), *(config.cmd or ()))
+    )
     if total > MAX_ENVIRONMENT:
         raise InvalidParameter(f"environment and command take {total} bytes: at most {MAX_ENVIRONMENT} fit")
     if config.hostname and (len(config.hostname) > 63 or not _HOSTNAME.fullmatch(config.hostname)):
@@ -187,9 +195,9 @@ def check_port(text: str) -> tuple[int, str]:
     """`80/tcp` as (80, "tcp")."""
     number, _, protocol = text.partition("/")
     if not number.isdigit() or not 0 < int(number) < 65536:
-        raise InvalidParameter(f"invalid port specification: \"{text}\"")
+        raise InvalidParameter(f'invalid port specification: "{text}"')
     if protocol not in ("", "tcp", "udp", "sctp"):
-        raise InvalidParameter(f"invalid port specification: \"{text}\": unknown protocol {protocol!r}")
+        raise InvalidParameter(f'invalid port specification: "{text}": unknown protocol {protocol!r}')
     return int(number), protocol or "tcp"
 
 
@@ -220,7 +228,9 @@ def _check_host(host: HostConfig, facts: HostFacts) -> None:
     if host.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:
-        raise InvalidParameter(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+        raise InvalidParameter(
+            f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
+        )
     _check_mode("PID", host.pid_mode, ("", "host"))
     _check_mode("IPC", host.ipc_mode, ("", "host", "none", "private", "shareable"))
     _check_mode("UTS", host.uts_mode, ("", "host"), joins=False)
@@ -229,7 +239,7 @@ def _check_host(host: HostConfig, facts: HostFacts) -> None:
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
     for extra in host.extra_hosts or ():
         if ":" not in extra:
-            raise InvalidParameter(f"bad format for add-host: \"{extra}\"")
+            raise InvalidParameter(f'bad format for add-host: "{extra}"')
     if host.isolation not in ("", "default"):
         raise InvalidParameter(f"invalid isolation '{host.isolation}' on linux")
     if host.cgroup_parent and ".." in host.cgroup_parent.split("/"):
@@ -263,7 +273,9 @@ def check_resources(limits: Resources, facts: HostFacts) -> None:
     if limits.memory > 0 and limits.memory_swap > 0 and limits.memory_swap < limits.memory:
         raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
     if limits.memory == 0 and limits.memory_swap > 0:
-        raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
+        raise InvalidParameter(
+            "You should always set the Memory limit when using Memoryswap limit, see usage"
+        )
     if limits.memory_swap < -1:
         raise InvalidParameter(f"invalid memory swap limit {limits.memory_swap}: use -1 (unlimited) or more")
     if limits.memory_swappiness is not None and not -1 <= limits.memory_swappiness <= 100:
@@ -273,7 +285,9 @@ def check_resources(limits: Resources, facts: HostFacts) -> None:
     if limits.memory_reservation and limits.memory_reservation < MINIMUM_MEMORY:
         raise InvalidParameter("Minimum memory reservation allowed is 6MB")
     if 0 < limits.memory < limits.memory_reservation:
-        raise InvalidParameter("Minimum memory limit can not be less than memory reservation limit, see usage")
+        raise InvalidParameter(
+            "Minimum memory limit can not be less than memory reservation limit, see usage"
+        )
     if limits.nano_cpus and limits.cpu_period:
         raise InvalidParameter("Conflicting options: Nano CPUs and CPU Period cannot both be set")
     if limits.nano_cpus and limits.cpu_quota:
@@ -285,7 +299,9 @@ def check_resources(limits: Resources, facts: HostFacts) -> None:
     if limits.cpu_shares < 0:
         raise InvalidParameter(f"invalid CPU shares ({limits.cpu_shares}): value must be a positive integer")
     if limits.cpu_period and not 1000 <= limits.cpu_period <= 1_000_000:
-        raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+        raise InvalidParameter(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
+        )
     if 0 < limits.cpu_quota < 1000:
         raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     _check_cpu_list("cpuset cpus", "CPUs", limits.cpuset_cpus, facts.cpus)
@@ -304,7 +320,9 @@ def check_resources(limits: Resources, facts: HostFacts) -> None:
             raise InvalidParameter(f"invalid ulimit type: {ulimit.name}")
     for device in limits.devices or ():
         if set(device.cgroup_permissions or "rwm") - set("rwm"):
-            raise InvalidParameter(f"invalid device cgroup permissions {device.cgroup_permissions!r}: use of r, w, m")
+            raise InvalidParameter(
+                f"invalid device cgroup permissions {device.cgroup_permissions!r}: use of r, w, m"
+            )
     for rule in limits.device_cgroup_rules or ():
         if not re.fullmatch(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}", rule):
             raise InvalidParameter(f"invalid device cgroup rule format: '{rule}'")
@@ -358,7 +376,18 @@ def _fill_host(host: HostConfig, settings: EngineSettings, facts: HostFacts) -> 
 
 LOG_OPTIONS: dict[str, frozenset[str]] = {
     "json-file": frozenset(
-        ("max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size")
+        (
+            "max-file",
+            "max-size",
+            "compress",
+            "labels",
+            "labels-regex",
+            "env",
+            "env-regex",
+            "tag",
+            "mode",
+            "max-buffer-size",
+        )
     ),
     "none": frozenset(),
 }

@@ -31,7 +31,12 @@ def hosts_text(*, address: str, hostname: str, domainname: str, extra: Sequence[
 
 
 def resolv_conf_text(
-    host_text: str, *, servers: Sequence[str], search: Sequence[str], options: Sequence[str], same_network: bool
+    host_text: str,
+    *,
+    servers: Sequence[str],
+    search: Sequence[str],
+    options: Sequence[str],
+    same_network: bool,
 ) -> str:
     """The host's resolver configuration without the servers a container cannot reach; with the user's in their place.
 

@@ -61,7 +61,11 @@ class Events:
         self._listeners.add(queue)
         try:
             for event in past:
-                if event.time_nano >= (since_ns or 0) and (until_ns is None or event.time_nano <= until_ns) and matches(event):
+                if (
+                    event.time_nano >= (since_ns or 0)
+                    and (until_ns is None or event.time_nano <= until_ns)
+                    and matches(event)
+                ):
                     yield event
             while True:
                 left_s = None if until_ns is None else (until_ns - time.time_ns()) / 1e9
@@ -90,7 +94,10 @@ def event_filter(filters: Filters) -> Callable[[Event], bool]:
         names = {event.actor.id, attributes.get("name", "")}
         if kind == "image":
             names |= {name.rpartition(":")[0] for name in tuple(names)} | {attributes.get("image", "")}
-        return any(value in names or (value and event.actor.id.removeprefix("sha256:").startswith(value)) for value in wanted)
+        return any(
+            value in names or (value and event.actor.id.removeprefix("sha256:").startswith(value))
+            for value in wanted
+        )
 
     def by_label(event: Event, wanted: list[str]) -> bool:
         for label in wanted:
@@ -119,9 +126,9 @@ def event_filter(filters: Filters) -> Callable[[Event], bool]:
                     or (event.type == "container" and event.actor.attributes.get("image") in wanted)
                 ):
                     return False
-            elif key == "label" and not by_label(event, wanted):
-                return False
-            elif key == "scope" and event.scope not in wanted:
+            elif (key == "label" and not by_label(event, wanted)) or (
+                key == "scope" and event.scope not in wanted
+            ):
                 return False
         return True
 

@@ -49,7 +49,9 @@ def _target(text: str, spec: str) -> str:
     target = posixpath.normpath(text)
     target = "/" + target.lstrip("/")
     if target == "/":
-        raise InvalidParameter(f"invalid volume specification: '{spec}': invalid specification: destination can't be '/'")
+        raise InvalidParameter(
+            f"invalid volume specification: '{spec}': invalid specification: destination can't be '/'"
+        )
     return target
 
 
@@ -72,7 +74,12 @@ def _from_bind(spec: str) -> MountSpec:
             f"named volumes are not supported yet ({spec!r}): give the absolute path of a directory on the host"
         )
     return _bind(
-        posixpath.normpath(source), target, read_only="ro" in words, propagation=propagation, mode=mode, create=True
+        posixpath.normpath(source),
+        target,
+        read_only="ro" in words,
+        propagation=propagation,
+        mode=mode,
+        create=True,
     )
 
 
@@ -118,7 +125,7 @@ def _from_mount(mount: Mount) -> MountSpec:
     if kind == "volume":
         raise Unsupported("volumes are not supported yet: use a bind mount, type=bind")
     if kind != "bind":
-        raise InvalidParameter(f"mount type unknown: \"{kind}\"")
+        raise InvalidParameter(f'mount type unknown: "{kind}"')
     if not mount.source:
         raise refuse("field Source must not be empty")
     if not mount.source.startswith("/"):
@@ -152,7 +159,11 @@ def _tmpfs_from_mount(mount: Mount, target: str) -> MountSpec:
         if mount.tmpfs_options.mode:
             options.append(f"mode={mount.tmpfs_options.mode & 0o7777:o}")
     return MountSpec(
-        type="tmpfs", target=target, options=tuple(options), read_only=bool(mount.read_only), is_mount_api=True
+        type="tmpfs",
+        target=target,
+        options=tuple(options),
+        read_only=bool(mount.read_only),
+        is_mount_api=True,
     )
 
 

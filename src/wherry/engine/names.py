@@ -27,9 +27,7 @@ _WHAT = (
 def check_name(name: str) -> str:
     """`name` without a leading slash. Docker's text, which tools show to people."""
     if not NAME.fullmatch(name):
-        raise InvalidParameter(
-            f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-        )
+        raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
     return name.removeprefix("/")
 
 

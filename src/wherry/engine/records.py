@@ -24,7 +24,7 @@ from wherry.model.containers import ContainerConfig, ContainerWaited, EndpointSe
 from wherry.network.driver import Endpoint
 
 if TYPE_CHECKING:
-    from wherry.engine.attach import Attachment
+    from wherry.engine.attach import EarlyClient
     from wherry.engine.execs import Exec
     from wherry.shim.client import Shim
 
@@ -38,6 +38,11 @@ NEXT: dict[Status, tuple[Status, ...]] = {
     "removing": ("dead", "exited", "created"),
     "dead": ("removing",),
 }
+
+
+def encode_row(value: ContainerRecord | ContainerState) -> bytes:
+    """A record or state as its column of the `container` table."""
+    return msgspec.json.encode(value)
 
 
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +128,7 @@ class Container:
         self.lock = asyncio.Lock()
         self.shim: Shim | None = None
         self.waiters: list[Waiter] = []
-        self.early: list[Attachment] = []  # clients attached before the start
+        self.early: list[EarlyClient] = []  # clients attached before the start
         self.execs: dict[str, Exec] = {}
         self.ended = asyncio.Event()  # set while no process runs and the exit is recorded
         if not self.state.is_running:

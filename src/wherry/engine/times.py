@@ -33,7 +33,9 @@ def parse_timestamp(text: str, *, now_ns: int | None = None) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as exc:
-        raise InvalidParameter(f"invalid timestamp {text!r}: use Unix seconds, RFC 3339 or a duration such as 10m") from exc
+        raise InvalidParameter(
+            f"invalid timestamp {text!r}: use Unix seconds, RFC 3339 or a duration such as 10m"
+        ) from exc
     return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1e9)
 
 
