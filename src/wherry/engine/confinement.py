@@ -134,7 +134,9 @@ def _device_rule(kind: str, major: int | None, minor: int | None, access: str) -
 
 DEVICE_RULES: tuple[Spec, ...] = (
     {"allow": False, "access": "rwm"},
-    _device_rule("c", None, None, "m"),  # nodes may be made of anything, and are of no use unless listed below
+    _device_rule(
+        "c", None, None, "m"
+    ),  # nodes may be made of anything, and are of no use unless listed below
     _device_rule("b", None, None, "m"),
     _device_rule("c", 1, 3, "rwm"),  # null
     _device_rule("c", 1, 5, "rwm"),  # zero
@@ -180,7 +182,9 @@ def check_sysctls(given: Mapping[str, str], *, host_network: bool, host_ipc: boo
         dotted = name.replace("/", ".")
         # Docker's texts, which are runc's.
         if dotted == "kernel.hostname":
-            raise InvalidParameter(f'sysctl "{name}" is not allowed as it conflicts with the OCI "hostname" field')
+            raise InvalidParameter(
+                f'sysctl "{name}" is not allowed as it conflicts with the OCI "hostname" field'
+            )
         if not _SYSCTL_NAME.fullmatch(name):
             raise InvalidParameter(f'sysctl "{name}" is not in a separate kernel namespace')
         if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
@@ -217,9 +221,7 @@ _ACTIONS = frozenset(
 _COMPARISONS = frozenset(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
 
 
-def seccomp_for(
-    profile: str | None, capabilities: Collection[str], *, arch: str, kernel: str
-) -> Spec | None:
+def seccomp_for(profile: str | None, capabilities: Collection[str], *, arch: str, kernel: str) -> Spec | None:
     """The OCI `linux.seccomp` of a container with these capabilities; None where nothing is filtered.
 
     `profile` is None or "builtin" for our own, "unconfined", or a profile in Docker's JSON. `arch` and `kernel` are

@@ -62,9 +62,8 @@ class Engine:
             undo.push_async_callback(store.close)
             engine_id = await store.database.run(_engine_id)
             events = Events()
-            registry = Client(
-                Endpoints.from_settings(settings.registry_mirrors, settings.insecure_registries)
-            )
+            endpoints = Endpoints(mirrors=settings.registry_mirrors, insecure=settings.insecure_registries)
+            registry = Registry(Client(endpoints, agent=f"wherry/{wherry.__version__}"))
             undo.push_async_callback(registry.close)
             networks = await Networks.open(
                 store.database,

@@ -71,9 +71,8 @@ def parse_time_ns(text: str, *, now_ns: int | None = None) -> int:
     """
     if match := re.fullmatch(r"(\d{1,18})(?:\.(\d{1,9}))?", text, re.ASCII):
         return int(match[1]) * 10**9 + int((match[2] or "").ljust(9, "0"))
-    parts = _DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        past = sum(int(float(number) * _UNIT_NS[unit]) for number, unit in parts)
+    past = _duration_ns(text)
+    if past is not None:
         return (time.time_ns() if now_ns is None else now_ns) - past
     match = _TIMESTAMP.fullmatch(text)
     if match is None:
@@ -86,6 +85,21 @@ def parse_time_ns(text: str, *, now_ns: int | None = None) -> int:
     except ValueError:
         raise InvalidParameter(f'failed to parse value as time or duration: "{text}"') from None
     return int(moment.astimezone(UTC).timestamp()) * 10**9 + int(fraction.ljust(9, "0"))
+
+
+def parse_duration_ns(text: str) -> int:
+    """A length of time in Go's spelling, `1m30s`. Raises InvalidParameter with Go's text."""
+    duration = _duration_ns(text)
+    if duration is None:
+        raise InvalidParameter(f'time: invalid duration "{text}"')
+    return duration
+
+
+def _duration_ns(text: str) -> int | None:
+    parts = _DURATION.findall(text)
+    if not parts or len(text) > 64 or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(int(float(number) * _UNIT_NS[unit]) for number, unit in parts)
 
 
 def reference_matcher(patterns: Sequence[str]) -> Callable[[Reference], bool]:

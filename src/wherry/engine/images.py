@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import cast
 
 import msgspec
 
 from wherry.engine import image_filters
 from wherry.engine.image_filters import Filters
+from wherry.engine.imports import import_image
+from wherry.engine.loads import load
 from wherry.engine.progress import Message
 from wherry.engine.pulls import Emit, Pulls, credentials_from, short
+from wherry.engine.saves import save
 from wherry.errors import Conflict, InvalidParameter, NotFound
 from wherry.model.containers import NEVER, GraphDriverData, HealthConfig
 from wherry.model.images import (
@@ -34,9 +38,9 @@ from wherry.model.images import (
 )
 from wherry.oci.digest import ChainID, Digest
 from wherry.oci.image import ContainerConfig, ImageConfig, Platform, created_ns
-from wherry.oci.platform import format_platform, matches, parse_platform
+from wherry.oci.platform import format_platform, host_platform, matches, parse_platform
 from wherry.oci.reference import Reference, parse_reference
-from wherry.registry.fetch import Registry
+from wherry.registry.fetch import Download, Registry
 from wherry.store.images import Image, Tag
 from wherry.store.store import Store
 
@@ -263,6 +267,56 @@ class Images:
         async with aclosing(messages):
             async for message in messages:
                 yield message
+
+    async def load(
+        self, chunks: AsyncIterable[bytes], *, quiet: bool = False, platforms: Sequence[str] = ()
+    ) -> AsyncGenerator[Message]:
+        """Load every image of an archive (see archives.py), and say which."""
+        wanted = [parse_platform(platform) for platform in platforms]
+        messages = load(self._store, self._emit, chunks, is_quiet=quiet, platforms=wanted)
+        async with aclosing(messages):
+            async for message in messages:
+                yield message
+
+    async def save(self, names: Sequence[str]) -> AsyncGenerator[bytes]:
+        """An archive of images in pieces (see saves.py). The first step raises what is wrong with the names."""
+        pieces = save(self._store, self._emit, names)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    async def import_image(
+        self,
+        source: AsyncIterable[bytes] | str,
+        repo: str = "",
+        tag: str = "",
+        *,
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: str | None = None,
+    ) -> AsyncGenerator[Message]:
+        """Make an image of a tar, given as a stream or as a URL. The last message holds its ID."""
+        reference = tag_reference(repo, tag) if repo else None
+        wanted = parse_platform(platform) if platform else host_platform()
+        download = await self._registry.download(source) if isinstance(source, str) else None
+        try:
+            messages = import_image(
+                self._store,
+                self._emit,
+                source if not isinstance(source, str) else cast("Download", download),
+                source=download.url if download is not None else "-",
+                reference=reference,
+                message=message,
+                changes=changes,
+                platform=wanted,
+                total=download.total if download is not None else 0,
+            )
+            async with aclosing(messages):
+                async for said in messages:
+                    yield said
+        finally:
+            if download is not None:
+                download.close()
 
     async def login(self, auth: AuthConfig) -> AuthResponse:
         """Check credentials with their registry. Raises Unauthorized."""

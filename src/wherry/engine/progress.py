@@ -44,12 +44,14 @@ class Progress:
             self.send({"status": text, "progressDetail": {}, "id": layer})
 
     def update(self, text: str, layer: str, current: int, total: int) -> None:
-        """How far something is. At most ten a second are passed on, and the last."""
+        """How far something is (`layer` may be empty). At most ten a second are passed on, and the last."""
         now = time.monotonic()
         if current < total and now - self._last.get(layer, 0.0) < UPDATE_INTERVAL_S:
             return
         self._last[layer] = now
-        message: Message = {"status": text, "progressDetail": {"current": current}, "id": layer}
+        message: Message = {"status": text, "progressDetail": {"current": current}}
+        if layer:
+            message["id"] = layer
         if total > 0:
             message["progressDetail"]["total"] = total
         message["progress"] = bar(current, total)
@@ -86,8 +88,9 @@ class Progress:
             finally:
                 news.cancel()
         (message,) = self._cells.popleft()
-        if self._updates.get(str(message.get("id", "")), [None])[0] is message:
-            del self._updates[message["id"]]
+        layer = str(message.get("id", ""))
+        if self._updates.get(layer, [None])[0] is message:
+            del self._updates[layer]
         return message
 
 

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterable, Callable
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import BinaryIO, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,12 +49,19 @@ class Inlet(io.RawIOBase):
         self._is_ended = False
         self._failure: BaseException | None = None
 
-    async def feed(self, chunks: AsyncIterable[bytes]) -> None:
-        """Pass on all of `chunks`; the reader's end of file follows, or its error when `chunks` fails."""
+    async def feed(self, chunks: AsyncIterable[bytes], report: Callable[[int], None] | None = None) -> None:
+        """Pass on all of `chunks`; the reader's end of file follows, or its error when `chunks` fails.
+
+        `report` is told how many bytes came.
+        """
+        done = 0
         try:
             async for chunk in chunks:
                 if not chunk:
                     continue
+                done += len(chunk)
+                if report is not None:
+                    report(done)
                 with self._lock:
                     self._chunks.append(memoryview(chunk))
                     self._waiting += len(chunk)
@@ -113,3 +120,59 @@ class Inlet(io.RawIOBase):
             self._is_ended = True
             self._failure = failure
             self._lock.notify_all()
+
+
+async def consume(
+    chunks: AsyncIterable[bytes], call: Callable[[BinaryIO], T], report: Callable[[int], None] | None = None
+) -> T:
+    """`call`'s result from a thread of its own, where it reads what `chunks` brings.
+
+    When `chunks` fails, that failure is raised, whatever `call` made of the end of its input.
+    """
+    inlet = Inlet()
+    feeding = asyncio.ensure_future(inlet.feed(chunks, report))
+    try:
+        result = await run_alone(call, cast("BinaryIO", inlet))
+        inlet.close()
+        await feeding
+        return result
+    except Exception:
+        if feeding.done() and not feeding.cancelled() and (failure := feeding.exception()):
+            raise failure from None
+        raise
+    finally:
+        inlet.close()
+        feeding.cancel()
+        await asyncio.wait((feeding,))
+
+
+async def run_alone(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `run`, in a thread of its own: for calls that last, so that the short ones never queue behind them."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, failure: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if failure is not None:
+            future.set_exception(failure)
+        else:
+            future.set_result(cast("T", result))
+
+    def body() -> None:
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = call(*args, **kwargs)
+        except BaseException as exc:
+            failure = exc
+        loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=body, name=getattr(call, "__name__", "engine"), daemon=True).start()
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait((future,))
+        if not future.cancelled():
+            future.exception()
+        raise

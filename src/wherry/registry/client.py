@@ -123,6 +123,16 @@ class Client:
             # What was not read to its end is not read at all: close the connection instead of draining it.
             response.close()
 
+    async def get(self, url: str) -> aiohttp.ClientResponse:
+        """The answer to a plain GET of any http or https URL, without credentials; the caller closes it."""
+        _origin(url)
+        response, _ = await self._follow("GET", url, {}, None, True)
+        if response.status >= 400:
+            response.close()
+            # Docker's text.
+            raise Internal(f"Got HTTP status code >= 400: {response.status} {response.reason}")
+        return response
+
     async def exchange(
         self,
         method: str,

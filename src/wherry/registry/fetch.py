@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
@@ -69,6 +69,26 @@ class Manifest(msgspec.Struct, frozen=True):
     digest: Digest
 
 
+class Download:
+    """A file being downloaded: iterate over its bytes once, then `close`."""
+
+    def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
+        self._response = response
+        self.url = url
+        self.total = response.content_length or 0
+        """Its size where the server says it."""
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as exc:
+            raise Unreachable(f'Get "{self.url}": {reason(exc)}') from exc
+
+    def close(self) -> None:
+        self._response.close()
+
+
 class Registry:
     """Opens repositories. One for the daemon, on its one Client."""
 
@@ -114,6 +134,12 @@ class Registry:
                 if position == len(endpoints) - 1:
                     raise
         raise Internal(f"no endpoint for {server}")
+
+    async def download(self, url: str) -> Download:
+        """A file from anywhere, over http or https. Raises InvalidParameter for another scheme."""
+        if "://" not in url:
+            url = f"http://{url}"
+        return Download(await self._client.get(url), url)
 
     async def _login(self, endpoint: Endpoint, credentials: Credentials) -> None:
         url = f"{endpoint.url}/v2/"
