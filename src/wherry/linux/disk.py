@@ -13,12 +13,28 @@ _FICLONE = 0x40049409
 _COPY_STEP = 1 << 30
 _NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS)
 
+_DIRENT_LENGTH = 16  # struct linux_dirent64: u64 inode, s64 offset, u16 length, u8 type, name
+_DIRENT_TYPE = 18
+
 _syncfs = function("syncfs", ctypes.c_int)
+_getdents64 = function("getdents64", ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, result=ctypes.c_ssize_t)
 
 
 def sync_filesystem(descriptor: int) -> None:
     """syncfs(2): everything written so far to the filesystem that `descriptor` lies on is on its disk."""
     check("syncfs", _syncfs(descriptor))
+
+
+def has_file_types(directory: int) -> bool:
+    """Whether the filesystem says in its directory listings what kind of file each name is (d_type)."""
+    buffer = ctypes.create_string_buffer(4096)
+    length = check("getdents64", _getdents64(directory, buffer, len(buffer)))
+    at = 0
+    types: list[int] = []
+    while at < length:
+        types.append(buffer.raw[at + _DIRENT_TYPE])
+        at += int.from_bytes(buffer.raw[at + _DIRENT_LENGTH : at + _DIRENT_LENGTH + 2], "little")
+    return all(types)
 
 
 def copy_contents(source: int, target: int) -> None:

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Sequence
 from typing import BinaryIO, Final
 
-from wherry.errors import InvalidParameter, Unavailable
+from wherry.errors import Internal, InvalidParameter, Unavailable
 from wherry.linux.files import (
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
@@ -55,6 +55,10 @@ _STRICT: Final = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _INSIDE: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 _NODES: Final = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
+_OUR_FAULT: Final = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
+"""The machine's, not the archive's."""
 _IGNORED_XATTR_ERRORS: Final = (errno.EOPNOTSUPP, errno.EPERM)
 
 
@@ -121,16 +125,8 @@ class _Unpacker:
             try:
                 self._unpack(entry)
             except OSError as exc:
-                if exc.errno in (
-                    errno.ENOSPC,
-                    errno.EDQUOT,
-                    errno.EIO,
-                    errno.EROFS,
-                    errno.EMFILE,
-                    errno.ENFILE,
-                ):
-                    raise
-                raise InvalidParameter(f"cannot unpack {_show(entry.name)}: {exc.strerror}") from exc
+                text = f"cannot unpack {_show(entry.name)}: {(exc.strerror or str(exc)).lower()}"
+                raise (Internal if exc.errno in _OUR_FAULT else InvalidParameter)(text) from exc
         if self._hides_root:
             self._hide_root()
         self._set_times()

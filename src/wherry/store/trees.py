@@ -300,6 +300,7 @@ def apply_changes(changes: str, target: str) -> None:
 
 
 def _apply_directory(changes: int, target: int) -> None:
+    own = os.fstat(changes)  # before moving things out of it changes its times
     if is_opaque(changes):
         for name in os.listdir(target):
             _remove_at(target, name)
@@ -312,7 +313,7 @@ def _apply_directory(changes: int, target: int) -> None:
         _remove_at(target, name)
         if not is_whiteout(status):
             os.rename(name, name, src_dir_fd=changes, dst_dir_fd=target)
-    _replace_status(changes, target)
+    _replace_status(changes, target, own)
 
 
 def _apply_inner(changes: int, target: int, name: str) -> None:
@@ -336,10 +337,10 @@ def _apply_inner(changes: int, target: int, name: str) -> None:
         os.close(from_inner)
 
 
-def _replace_status(source: int, target: int) -> None:
+def _replace_status(source: int, target: int, status: os.stat_result) -> None:
     for name in os.listxattr(target):
         os.removexattr(target, name)
-    _copy_status(source, target, os.fstat(source))
+    _copy_status(source, target, status)
 
 
 def _remove_at(directory: int, name: str) -> None:

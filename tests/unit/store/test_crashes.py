@@ -31,7 +31,9 @@ def test_a_kill_between_any_two_changes_leaves_nothing_that_the_next_start_does_
 ) -> None:
     program = [sys.executable, "-m", "tests.unit.store.crashes", os.path.join(tmp_path, "crashes"), driver]
     path = os.pathsep.join([os.path.join(ROOT, "src"), ROOT])
-    done = subprocess.run(program, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False)
+    done = subprocess.run(
+        program, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
     found = json.loads(done.stdout)
     assert {name: wrong for name, wrong in found.items() if wrong} == {}, done.stderr.decode()

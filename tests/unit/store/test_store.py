@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -72,9 +73,9 @@ async def test_an_image_is_found_in_every_way_docker_finds_it(store: Store) -> N
         assert found == image
     for text in ("busybox", "busybox:2", "f" * 64, "zz", f"other:{hexadecimal[:12]}", f"other@{digest}"):
         assert await store.images.find(text) is None
-    with pytest.raises(NotFound, match="^No such image: busybox:latest$"):
+    with pytest.raises(NotFound, match=r"^No such image: busybox:latest$"):
         await store.images.get("busybox")
-    with pytest.raises(NotFound, match=f"^No such image: sha256:{'f' * 64}$"):
+    with pytest.raises(NotFound, match=rf"^No such image: sha256:{'f' * 64}$"):
         await store.images.get("f" * 64)
     with pytest.raises(InvalidParameter, match="must be lowercase"):
         await store.images.get("Busybox")
@@ -287,13 +288,16 @@ async def test_each_storage_driver_has_images_of_its_own(store: Store) -> None:
 async def test_the_layouts_index_lists_images_that_are_whole(store: Store) -> None:
     await commit(store, ONE, "x:1", "x:2", pulled=True)
     await commit(store, TWO, "y")
-    with open(os.path.join(store.data_root, "content", "index.json")) as file:
-        listed = json.load(file)["manifests"]
+    listed = index_of(store)
     assert [entry["digest"] for entry in listed] == [digest_of(ONE.manifest)] * 2
     assert [entry["annotations"]["org.opencontainers.image.ref.name"] for entry in listed] == ["1", "2"]
     await store.remove_image(ONE.id)
+    assert index_of(store) == []
+
+
+def index_of(store: Store) -> list[dict[str, Any]]:
     with open(os.path.join(store.data_root, "content", "index.json")) as file:
-        assert json.load(file)["manifests"] == []
+        return json.load(file)["manifests"]
 
 
 async def test_a_manifest_found_later_is_added(store: Store) -> None:

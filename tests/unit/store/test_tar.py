@@ -58,7 +58,7 @@ END = bytes(1024)
 @pytest.fixture
 def tree(tmp_path: os.PathLike[str]) -> str:
     root = os.path.join(tmp_path, "tree")
-    deep = os.path.join(root, *["directory-number-%02d" % n for n in range(8)])
+    deep = os.path.join(root, *[f"directory-number-{n:02}" for n in range(8)])
     os.makedirs(deep)
     for name, size in (("empty", 0), ("one", 1), ("block", 512), ("more", 513), ("large", 2_500_000)):
         with open(os.path.join(deep, name), "wb") as file:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
 from wherry.errors import NotFound, Unsupported
+from wherry.linux.disk import has_file_types
 from wherry.linux.files import filesystem_type
 from wherry.linux.mounts import new_filesystem
 from wherry.oci.digest import ChainID, DiffID
@@ -64,7 +65,7 @@ class Overlay2:
         try:
             for name in ("lower", "upper", "work"):
                 os.makedirs(os.path.join(trial, name))
-            if not self._has_types(trial):
+            if not _has_types(trial):
                 raise Unsupported(
                     f"overlay2: the filesystem of {self._root} does not support d_type (xfs: format it with ftype=1)"
                 )
@@ -179,6 +180,16 @@ class Overlay2:
             "WorkDir": rootfs["work"],
         }
 
+    def layer_data(self, chain_id: ChainID) -> Mapping[str, str]:
+        path = self._directories.layer_path(chain_id)
+        below = [self._tree(lower) for lower in self._directories.below(chain_id)[1:]]
+        return {
+            **({"LowerDir": ":".join(below)} if below else {}),
+            "MergedDir": os.path.join(path, "merged"),
+            "UpperDir": self._tree(chain_id),
+            "WorkDir": os.path.join(path, "work"),
+        }
+
     def _tree(self, chain_id: ChainID) -> str:
         return os.path.join(self._directories.layer_path(chain_id), "fs")
 
@@ -196,7 +207,10 @@ class Overlay2:
             os.close(directory)
         return _FILESYSTEMS.get(kind & 0xFFFFFFFF, "<unknown>")
 
-    def _has_types(self, directory: str) -> bool:
-        """Whether readdir(3) says what kind of file each name is: overlayfs needs that for whiteouts."""
-        with os.scandir(directory) as entries:
-            return any(entry.is_dir(follow_symlinks=False) for entry in entries)
+
+def _has_types(path: str) -> bool:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return has_file_types(directory)
+    finally:
+        os.close(directory)

@@ -106,5 +106,8 @@ class Vfs:
     def graph_data(self, key: str) -> Mapping[str, str]:
         return {}
 
+    def layer_data(self, chain_id: ChainID) -> Mapping[str, str]:
+        return {}
+
     def _tree(self, chain_id: ChainID) -> str:
         return os.path.join(self._directories.layer_path(chain_id), "fs")
