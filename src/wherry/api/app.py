@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Iterable
 from socket import socket
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 from aiohttp import web
@@ -22,6 +22,7 @@ from aiohttp import web
 from wherry.api import containers, errors, execs, images, networks, swarm, system, versions
 from wherry.api.call import Call
 from wherry.api.contract import Engine
+from wherry.api.framing import MAX_FIELDS
 from wherry.api.hijack import Connection
 from wherry.api.routes import Route, Routes
 from wherry.errors import InvalidParameter
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 _VERSIONED = re.compile(r"/v([0-9.]+)(/.*)", re.DOTALL)
 
 MAX_HEADER = 64 * 1024
-MAX_HEADERS = 256
 LINGER_S = 2.0
 """How long the rest of a refused body is read and thrown away, so that the client sees the answer."""
 
@@ -56,7 +56,7 @@ class Api(web.Server):
             "lingering_time": LINGER_S,
             "max_line_size": MAX_HEADER,
             "max_field_size": MAX_HEADER,
-            "max_headers": MAX_HEADERS,
+            "max_headers": MAX_FIELDS,
         }
         super().__init__(self.answer, **self._options)
         self._engine = engine
@@ -70,7 +70,7 @@ class Api(web.Server):
         }
 
     def __call__(self) -> Connection:
-        return Connection(self, loop=asyncio.get_running_loop(), **self._options)
+        return Connection(self, loop=asyncio.get_running_loop(), headers=self._headers, **self._options)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Every request passes here; whatever goes wrong becomes an answer in Docker's form."""
@@ -102,11 +102,12 @@ class Api(web.Server):
         method = request.method
         if method == "OPTIONS":
             return web.Response(headers=self._headers)
+        if ("//" in path or "/." in path) and (clean := _clean(path)) != path:
+            if method in ("GET", "HEAD"):
+                return web.Response(status=301, headers={**self._headers, "Location": quote(clean)})
+            return self._not_found()
         found = self._routes.find(method, path)
         if found is None:
-            clean = _clean(path)
-            if clean != path and method in ("GET", "HEAD"):
-                return web.Response(status=301, headers={**self._headers, "Location": clean})
             return self._not_found()
         handler, names = found
         call = Call(

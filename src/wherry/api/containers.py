@@ -7,7 +7,7 @@ from aiohttp import web
 
 from wherry.api import streams, versions, websocket
 from wherry.api.call import Call
-from wherry.api.hijack import Detached, connection_of, hijack, stream_head
+from wherry.api.hijack import Detached, connection_of, hijack, response_head, stream_head
 from wherry.api.routes import Route
 from wherry.engine.attach import AttachOptions
 from wherry.engine.logs import LogsOptions
@@ -221,8 +221,7 @@ async def wait(call: Call) -> web.StreamResponse:
         "Transfer-Encoding": "chunked",
         "Connection": "close",
     }
-    head = "HTTP/1.1 200 OK\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
-    sock, _ = await hijack(call.request, head.encode())
+    sock, _ = await hijack(call.request, response_head("200 OK", headers))
     await waiter.deliver(sock)
     return Detached()
 

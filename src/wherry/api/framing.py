@@ -12,6 +12,9 @@ import re
 MAX_HEAD = 256 * 1024
 """Bytes of request line and headers. Registry credentials and filters travel in them; Go's servers take 1 MiB."""
 
+MAX_FIELDS = 256
+"""Header fields of one request."""
+
 HTTP2_HEAD = b"PRI * HTTP/2.0\r\n\r\n"
 """What an HTTP/2 client with prior knowledge begins with: to HTTP/1.1's eyes a head (RFC 9113 §3.4)."""
 
@@ -55,6 +58,8 @@ def body_length(head: bytes) -> int | None:
         raise FramingError("unsupported HTTP version", 505)
     if lines[0].startswith(b"CONNECT "):
         raise FramingError("method not allowed", 405)
+    if len(lines) > MAX_FIELDS:
+        raise FramingError("too many header fields", 431)
     length: int | None = 0
     seen: set[bytes] = set()
     for line in lines[1:]:

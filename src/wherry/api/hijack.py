@@ -20,7 +20,8 @@ import enum
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
@@ -61,6 +62,7 @@ class Connection(RequestHandler):
         "_body_left",
         "_chunks",
         "_head_timer",
+        "_headers",
         "_held",
         "_is_answered",
         "_payload",
@@ -70,8 +72,16 @@ class Connection(RequestHandler):
         "on_gone",
     )
 
-    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        headers: Mapping[str, str],
+        **options: Any,
+    ) -> None:
         super().__init__(manager, loop=loop, **options)
+        self._headers = headers
         self._state = _State.IDLE
         self._held = bytearray()
         self._scanned = 0
@@ -102,7 +112,8 @@ class Connection(RequestHandler):
         if self._state is _State.BUSY and len(self._held) > MAX_HELD:
             self._pause_reading_for_buffer()
 
-    def eof_received(self) -> bool:
+    # aiohttp's own returns None, which closes; the event loop takes both (asyncio.Protocol.eof_received).
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Keep the connection open for the answer: the client may have closed its sending side only."""
         if self._state is _State.BODY:
             self._fail_body("unexpected EOF")
@@ -137,7 +148,7 @@ class Connection(RequestHandler):
     def _begin_request(self) -> bool:
         """Give aiohttp the next head, if it is complete. False: nothing to do until more bytes come."""
         held = self._held
-        while held[:2] == b"\r\n":  # RFC 9112 §2.2: an empty line before a request is ignored
+        while held.startswith(b"\r\n"):  # RFC 9112 §2.2: an empty line before a request is ignored
             del held[:2]
         try:
             end = held.find(b"\r\n\r\n", max(0, self._scanned - 3), framing.MAX_HEAD)
@@ -238,12 +249,13 @@ class Connection(RequestHandler):
         if transport is None or transport.is_closing():
             return
         body = errors.body(str(error))
-        reason = web.Response(status=error.status).reason
-        transport.write(
-            f"HTTP/1.1 {error.status} {reason}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-            + body
-        )
+        headers = {
+            **self._headers,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
+        transport.write(response_head(f"{error.status} {HTTPStatus(error.status).phrase}", headers) + body)
         if transport.can_write_eof():
             transport.write_eof()
         self._loop.call_later(_ERROR_LINGER_S, self._abort)
@@ -273,6 +285,7 @@ class Connection(RequestHandler):
         if exc is not None and status >= 500:
             log.error("request failed", exc_info=exc)
         response = errors.answer_text(status, (message or "request failed").split("\n")[0][:300])
+        response.headers.update(self._headers)
         response.force_close()
         return response
 
@@ -349,17 +362,21 @@ def connection_of(request: web.BaseRequest) -> Connection:
     return cast(Connection, request.protocol)
 
 
+def response_head(status: str, headers: Mapping[str, str]) -> bytes:
+    """A response head in bytes, for answers that do not go through aiohttp."""
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status}\r\n{fields}\r\n".encode()
+
+
 def stream_head(request: web.BaseRequest, content_type: str) -> bytes:
     """The head that turns a connection into a raw stream: 101 if the client asked for an upgrade, else 200.
 
     Docker's byte for byte: no Content-Length and no chunking, and the plain 200 knows only the raw type.
     """
     if "Upgrade" in request.headers:
-        return (
-            f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\n"
-            "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-        ).encode()
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\n"
+        headers = {"Content-Type": content_type, "Connection": "Upgrade", "Upgrade": "tcp"}
+        return response_head("101 UPGRADED", headers)
+    return response_head("200 OK", {"Content-Type": "application/vnd.docker.raw-stream"})
 
 
 async def hijack(request: web.BaseRequest, head: bytes) -> tuple[socket.socket, bytes]:

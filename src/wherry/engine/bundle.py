@@ -65,7 +65,7 @@ def spec_for(
         "ociVersion": "1.0.2",
         "process": {
             "terminal": config.tty,
-            "user": {"uid": 0, "gid": 0},
+            "user": _user(config.user, host.group_add or ()),
             "args": [record.path, *record.args],
             "env": environment(record),
             "cwd": config.working_dir or "/",
@@ -76,8 +76,8 @@ def spec_for(
         },
         "root": {"path": "rootfs", "readonly": host.readonly_rootfs},
         "hostname": config.hostname,
-        "mounts": _mounts(record, facts=facts, etc=etc, joined=joined),
-        "annotations": {**_annotations(record)},
+        "mounts": _mounts(record, etc=etc, joined=joined),
+        "annotations": {} if host.annotations is UNSET else dict(host.annotations),
         "linux": {
             "namespaces": _namespaces(host, joined, has_sandbox=has_sandbox),
             "cgroupsPath": cgroup_path(record, settings),
@@ -174,9 +174,7 @@ def process_for_exec(
         env.append("TERM=xterm")
     process: Spec = {
         "terminal": body.tty,
-        "user": {"uid": 0, "gid": 0},
-        "username": body.user or record.config.user,
-        "groups": list(host.group_add or ()) if not body.user else [],
+        "user": _user(body.user or record.config.user, host.group_add or ()),
         "args": list(body.cmd or ()),
         "env": env,
         "cwd": body.working_dir or record.config.working_dir or "/",
@@ -194,14 +192,9 @@ def cgroup_path(record: ContainerRecord, settings: EngineSettings) -> str:
     return "/" + os.path.join(parent.strip("/"), record.id)
 
 
-def _annotations(record: ContainerRecord) -> dict[str, str]:
-    """The user the process runs as is named here: only the runtime sees the container's /etc/passwd."""
-    given = {} if record.host.annotations is UNSET else record.host.annotations
-    return {
-        **given,
-        "org.wherry.user": record.config.user,
-        "org.wherry.groups": ",".join(record.host.group_add or ()),
-    }
+def _user(name: str, groups: Sequence[str]) -> Spec:
+    """The process's user by name: only the runtime sees the container's /etc/passwd. The numbers are a stand-in."""
+    return {"uid": 0, "gid": 0, "username": name, "groupnames": list(groups)}
 
 
 def _capability_sets(capabilities: Sequence[str]) -> Spec:
@@ -241,14 +234,11 @@ def _namespaces(host: HostConfig, joined: Joined, *, has_sandbox: bool) -> list[
     return namespaces
 
 
-def _mounts(record: ContainerRecord, *, facts: HostFacts, etc: EtcFiles, joined: Joined) -> list[Spec]:
+def _mounts(record: ContainerRecord, *, etc: EtcFiles, joined: Joined) -> list[Spec]:
     host = record.host
     mounts: list[Spec] = confinement.default_mounts(
         shm_size=host.shm_size,
         privileged=host.privileged,
-        cgroup_version=facts.cgroup_version,
-        private_cgroupns=host.cgroupns_mode == "private",
-        host_network=host.network_mode == "host",
     )
     if host.ipc_mode == "none":
         mounts = [mount for mount in mounts if mount["destination"] not in ("/dev/shm", "/dev/mqueue")]
@@ -323,21 +313,7 @@ def _device(path: str, target: str) -> Spec:
 
 
 _SKIPPED_DEVICES = frozenset(
-    (
-        "pts",
-        "shm",
-        "fd",
-        "mqueue",
-        ".lxc",
-        ".lxd-mounts",
-        ".udev",
-        "console",
-        "null",
-        "zero",
-        "full",
-        "random",
-    )
-    + ("urandom", "tty", "ptmx", "stdin", "stdout", "stderr")
+    "pts shm fd mqueue .lxc .lxd-mounts .udev console null zero full random urandom tty ptmx stdin stdout stderr".split()
 )
 
 

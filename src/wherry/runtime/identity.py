@@ -13,7 +13,7 @@ import signal
 import stat
 
 from wherry.linux import capabilities, files, process
-from wherry.runtime import procfs
+from wherry.runtime import procfs, users
 from wherry.runtime.errors import INTERNAL, NOT_FOUND, PERMISSION, StartFailed, go_text, invalid, kind_of
 
 TYPE_CHECKING = False
@@ -68,6 +68,8 @@ class Identity:
         "terminal",
         "uid",
         "umask",
+        "user_groups",
+        "user_name",
         "width",
     )
 
@@ -85,6 +87,9 @@ class Identity:
         self.gid = _id("gid", user.get("gid") or 0)
         self.groups = [_id("gid", each) for each in user.get("additionalGids") or []]
         self.umask: int | None = user.get("umask")
+        self.user_name: str | None = user.get("username")
+        """`user[:group]` to be looked up in the container, in place of the numbers. None: the numbers stand."""
+        self.user_groups: list[str] = user.get("groupnames") or []
         sets = entry.get("capabilities")
         wanted = sets or {}
         self.bounding = capabilities.bits(wanted.get("bounding") or [])
@@ -130,6 +135,9 @@ def drop_privileges(identity: Identity, root: int) -> None:
     their way to be closed. What remains is `execute`."""
     if identity.seccomp is not None and not identity.no_new_privileges:
         process.install_seccomp(identity.seccomp)
+    if identity.user_name is not None:
+        found = users.resolve(root, identity.user_name, identity.user_groups)
+        identity.uid, identity.gid, identity.groups = found
     own_effective, own_permitted, own_inheritable = capabilities.own()
     del own_effective, own_inheritable
     bound = capabilities.bounding()
