@@ -572,7 +572,10 @@ VARYING = [
         (r"\b[0-9a-f]{64}\b", "<id64>"),
         (r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{12}\b", "<id12>"),
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|[+-]\d\d:?\d\d))?( UTC)?", "<time>"),
-        (r"(Less than a second|About an? \w+|\d+ (second|minute|hour|day|week|month|year)s?)( ago)?\b", "<age>"),
+        (
+            r"(Less than a second|About an? \w+|\d+ (second|minute|hour|day|week|month|year)s?)( ago)?\b",
+            "<age>",
+        ),
         (r"\b\d+(\.\d+)?[kMG]?B\b", "<size>"),
         (r"\b(172|198|10)\.\d+\.\d+\.\d+\b", "<ip>"),
         (r'"execDuration":"\d+"', '"execDuration":"<n>"'),
@@ -580,7 +583,10 @@ VARYING = [
         (r"^stop\ndie$", "die\nstop"),  # dockerd logs them in either order
         (r"(runc|wherry) create failed", "<runtime> create failed"),
         (r"invalid JSON: .*", "invalid JSON: <why>"),  # Docker's tell of Go's types
-        (r"<id12>: (Verifying Checksum|Download complete|Waiting|Downloading|Extracting)\n", ""),  # seen or not, as time allows
+        (
+            r"<id12>: (Verifying Checksum|Download complete|Waiting|Downloading|Extracting)\n",
+            "",
+        ),  # seen or not, as time allows
         (r"(?m)^(PID .*\n)(\s*\d+ .*\n)+", r"\1<processes>\n"),
         (r"/var/tmp/[^ :\"']*|/run/wht[^ :\"']*", "<path>"),
         (r" {2,}", "  "),
