@@ -7,9 +7,11 @@ for running containers to go on: bridge, interfaces and rules are the kernel's.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import ipaddress
 import logging
+import os
 import re
 import secrets
 import sqlite3
@@ -56,14 +58,11 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's place on a network.
-
-    `sandbox`, a network namespace, is the caller's to pass on and close.
-    """
+    """A container's place on a network."""
 
     network: NetworkConfig
     endpoint: Endpoint
-    sandbox: int | None  # None: the host's
+    sandbox: int | None  # the network namespace; closed by `release`: hand out copies. None: the host's
 
 
 class Networks:
@@ -78,6 +77,7 @@ class Networks:
         self._networks: dict[str, NetworkConfig] = {}
         self._addresses: dict[str, Addresses] = {}
         self._endpoints: dict[str, Endpoint] = {}  # by container: it has one network so far
+        self._sandboxes: dict[str, int] = {}  # by container: of those that this daemon started
         self._warnings: list[str] = []
 
     @classmethod
@@ -116,12 +116,17 @@ class Networks:
                 undo.callback(sandbox.close)
             endpoint = self._place(network, container_id, sandbox)
             undo.push_async_callback(self.release, container_id)
-            await self._database.run(lambda connection: _insert(connection, endpoint), durable=False)
-            if sandbox is not None:
-                await driver.connect(network, endpoint, sandbox)
+            # Side by side: the database thread writes while we talk to the kernel.
+            written = self._database.run(lambda c: _insert(c, endpoint), durable=False)
+            if sandbox is None:
+                await written
+            else:
+                await asyncio.gather(written, driver.connect(network, endpoint, sandbox))
             undo.pop_all()
-        netns = sandbox.hand_over() if sandbox is not None else None
-        return Attachment(network=network, endpoint=endpoint, sandbox=netns)
+        if sandbox is None:
+            return Attachment(network=network, endpoint=endpoint, sandbox=None)
+        self._sandboxes[container_id] = sandbox.hand_over()
+        return Attachment(network=network, endpoint=endpoint, sandbox=self._sandboxes[container_id])
 
     async def release(self, container_id: str) -> None:
         """Take a container's place back.
@@ -132,10 +137,9 @@ class Networks:
         if endpoint is None:
             return
         network = self._networks[endpoint.network_id]
-        await self._driver(network).disconnect(network, endpoint)
-        await self._database.run(
-            lambda connection: connection.execute("DELETE FROM endpoint WHERE id = ?", (endpoint.id,)),
-            durable=False,
+        await asyncio.gather(
+            self._database.run(lambda c: _delete(c, endpoint), durable=False),
+            self._driver(network).disconnect(network, endpoint),
         )
         if self._endpoints.get(container_id) is endpoint:
             del self._endpoints[container_id]
@@ -194,6 +198,9 @@ class Networks:
             await driver.close()
         self._drivers.clear()
         self._maker.close()
+        for sandbox in self._sandboxes.values():
+            os.close(sandbox)
+        self._sandboxes.clear()
 
     async def remove_all(self) -> None:
         """Remove the host's side of everything.
@@ -426,6 +433,10 @@ def _upsert(connection: sqlite3.Connection, network: NetworkConfig) -> None:
         " ON CONFLICT (id) DO UPDATE SET config = excluded.config",
         (network.id, network.name, network.driver, network.created_ns, msgspec.json.encode(network)),
     )
+
+
+def _delete(connection: sqlite3.Connection, endpoint: Endpoint) -> None:
+    connection.execute("DELETE FROM endpoint WHERE id = ?", (endpoint.id,))
 
 
 def _insert(connection: sqlite3.Connection, endpoint: Endpoint) -> None:

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from wherry.errors import Unavailable
 from wherry.network.links import Links
 
 _log = logging.getLogger(__name__)
@@ -170,7 +171,8 @@ class Pool:
         if self._filling is not None:
             await asyncio.wait([self._filling])
         for waiter in self._waiting:
-            waiter.cancel()
+            if not waiter.done():
+                waiter.set_exception(Unavailable("the engine is stopping"))
         self.discard()
 
     async def _fill(self) -> None:

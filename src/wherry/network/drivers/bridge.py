@@ -15,6 +15,7 @@ import functools
 import ipaddress
 import logging
 import secrets
+import time
 
 from wherry.errors import Internal
 from wherry.network.driver import Endpoint, NetworkConfig
@@ -50,7 +51,7 @@ class Bridge:
         self._maker_links: Links | None = None  # the host's, for the maker's thread
         self._instance = secrets.token_hex(4)
         self._sides: dict[str, _Side] = {}
-        self._doomed: set[int] = set()
+        self._doomed: dict[int, float] = {}  # ports taken off their bridge, and when
         self._sweeping: asyncio.Task[None] | None = None
 
     async def create(self, network: NetworkConfig) -> None:
@@ -74,7 +75,8 @@ class Bridge:
     async def sandbox(self, network: NetworkConfig) -> Sandbox | None:
         side = self._sides[network.id]
         sandbox = await side.pool.take()
-        if self._links.find(sandbox.interface) is None:
+        port = self._links.find(sandbox.interface)
+        if port is None or port.master != side.index:
             # Somebody removed our interfaces, or the bridge itself, under us: begin anew.
             sandbox.close()
             side.pool.discard()
@@ -95,14 +97,14 @@ class Bridge:
         if link is None:
             return
         try:
-            self._links.change(link.index, master=0, up=False)
+            self._links.change(link.index, master=0)
         except OSError as exc:
             if exc.errno != errno.ENODEV:
                 raise
             return
-        self._doomed.add(link.index)
+        self._doomed[link.index] = time.monotonic()
         if self._sweeping is None or self._sweeping.done():
-            self._sweeping = asyncio.create_task(self._sweep(delay_s=_SWEEP_DELAY_S))
+            self._sweeping = asyncio.create_task(self._sweep())
 
     async def reconcile(self, network: NetworkConfig, live: list[Endpoint]) -> None:
         names = {interface_name(endpoint.id) for endpoint in live}
@@ -129,8 +131,7 @@ class Bridge:
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
-        if self._doomed:
-            await self._sweep(delay_s=0)
+        await asyncio.to_thread(_delete_all, set(self._doomed))
         self._links.close()
         if self._maker_links is not None:
             self._maker_links.close()
@@ -193,15 +194,15 @@ class Bridge:
                 return name
         raise Internal("no free interface name: too many veth interfaces on this host")
 
-    async def _sweep(self, *, delay_s: float) -> None:
+    async def _sweep(self) -> None:
+        """Delete the ports that the end of their container's network namespace has not taken along in time."""
         while self._doomed:
-            await asyncio.sleep(delay_s)
-            doomed, self._doomed = self._doomed, set()
-            try:
-                await asyncio.shield(asyncio.to_thread(_delete_all, doomed))
-            except asyncio.CancelledError:
-                self._doomed |= doomed
-                raise
+            await asyncio.sleep(_SWEEP_DELAY_S)
+            before = time.monotonic() - _SWEEP_DELAY_S
+            late = {index for index, since in self._doomed.items() if since <= before}
+            await asyncio.to_thread(_delete_all, late)
+            for index in late:
+                del self._doomed[index]
 
     async def _drop_side(self, network: NetworkConfig) -> None:
         side = self._sides.pop(network.id, None)
@@ -232,7 +233,7 @@ def _delete_all(indexes: set[int]) -> None:
             try:
                 links.delete(index)
             except OSError as exc:
-                if exc.errno != errno.ENODEV:  # the kernel was quicker
-                    raise
+                if exc.errno != errno.ENODEV:  # ENODEV: the kernel was quicker
+                    _log.warning("cannot remove an interface of a container that has ended: %s", exc)
     finally:
         links.close()
