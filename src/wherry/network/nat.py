@@ -167,11 +167,14 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-_ROUTE_GUARD = """
+_VIRTUAL = '{ "bridge", "veth", "tun", "wireguard", "vlan", "bond", "macvlan", "ipvlan", "vrf" }'
+"""Kinds of interface that somebody made in order to route; hardware has no kind."""
+
+_ROUTE_GUARD = f"""
 		# wherry switched this host's forwarding on: from hardware to hardware it still routes nothing
 		iifname @bridges accept
-		iifkind { "bridge", "veth", "tun", "wireguard", "vlan", "bond", "macvlan", "ipvlan", "vrf" } accept
-		oifkind { "bridge", "veth", "tun", "wireguard", "vlan", "bond", "macvlan", "ipvlan", "vrf" } accept
+		meta iifkind {_VIRTUAL} accept
+		meta oifkind {_VIRTUAL} accept
 		drop"""
 
 
@@ -186,7 +189,8 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool
     bridges = [f'"{n.interface}"' for n in ours]
     closed = [f'"{n.interface}"' for n in ours if not n.icc]
     internal = [f'"{n.interface}"' for n in ours if n.internal]
-    subnets = [str(n.subnet) for n in ours]
+    # Where addresses are not translated, answers come to the container's own: the forward chain tells them apart.
+    guarded = [str(n.subnet) for n in ours if n.masquerade or n.internal]
     homes = [f'{n.subnet} . "{n.interface}"' for n in ours]
     masqueraded = [str(n.subnet) for n in ours if n.masquerade and not n.internal]
     guard = _ROUTE_GUARD if guards_routes else ""
@@ -196,14 +200,14 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool
 	set bridges {{ type ifname; {_elements(bridges)}}}
 	set closed {{ type ifname; {_elements(closed)}}}
 	set internal {{ type ifname; {_elements(internal)}}}
-	set subnets {{ type ipv4_addr; flags interval; {_elements(subnets)}}}
+	set guarded {{ type ipv4_addr; flags interval; {_elements(guarded)}}}
 	set homes {{ type ipv4_addr . ifname; flags interval; {_elements(homes)}}}
 	set masqueraded {{ type ipv4_addr; flags interval; {_elements(masqueraded)}}}
 
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
 		# a container's own address is for its bridge and this host: other machines use published ports
-		iifname != "lo" ip daddr @subnets ip daddr . iifname != @homes drop
+		iifname != "lo" ip daddr @guarded ip daddr . iifname != @homes drop
 	}}
 
 	chain forward {{
