@@ -133,6 +133,9 @@ class Networks:
 
         Its interface off the bridge, then its address free. It may have none.
         """
+        sandbox = self._sandboxes.pop(container_id, None)
+        if sandbox is not None:
+            os.close(sandbox)
         endpoint = self._endpoints.get(container_id)
         if endpoint is None:
             return

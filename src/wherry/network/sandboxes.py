@@ -112,7 +112,9 @@ class Maker:
     def close(self) -> None:
         """Wait for what is being made, then end."""
         self._thread.shutdown()
-        os.close(self._host)
+        if self._host >= 0:
+            os.close(self._host)
+            self._host = -1
 
 
 class Pool:

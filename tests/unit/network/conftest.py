@@ -97,7 +97,10 @@ def listen_in(netns: int, address: str, port: int = 8080) -> socket.socket:
 
 
 def reaches(netns: int | None, address: str, port: int = 8080) -> str | None:
-    """Whether a connection from the namespace (None: the host's) comes up, and if so, from which address."""
+    """Whether a connection from the namespace (None.
+
+    The host's) comes up, and if so, from which address.
+    """
 
     def connect() -> str | None:
         client = socket.socket()

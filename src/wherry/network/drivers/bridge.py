@@ -17,7 +17,7 @@ import logging
 import secrets
 import time
 
-from wherry.errors import Internal
+from wherry.errors import Internal, InvalidParameter
 from wherry.network.driver import Endpoint, NetworkConfig
 from wherry.network.links import Links
 from wherry.network.nat import Firewall
@@ -148,7 +148,7 @@ class Bridge:
             if link is None:
                 raise Internal(f"bridge {name} vanished while it was being made")
         if link.kind != "bridge":
-            raise Internal(f"interface {name} is not a bridge: remove it, or name another with --bridge")
+            raise InvalidParameter(f"interface {name} is not a bridge: remove it, or name another with --bridge")
         if network.gateway is not None and network.subnet is not None:
             wanted = ipaddress.IPv4Interface(f"{network.gateway}/{network.subnet.partition('/')[2]}")
             present = [address for index, address in self._links.addresses() if index == link.index]
