@@ -459,17 +459,17 @@ class FakeImages:
 
     async def import_image(
         self,
-        source: str,
+        source: AsyncIterator[bytes] | str,
         repo: str,
         tag: str,
+        /,
+        *,
         message: str,
         changes: list[str],
         platform: str | None,
-        stream: AsyncIterator[bytes] | None,
-        /,
     ) -> AsyncIterator[dict[str, Any]]:
-        data = b"".join([part async for part in stream]) if stream else b""
-        self._engine.note("import", source, repo, tag, message, changes, len(data))
+        data = source if isinstance(source, str) else b"".join([part async for part in source])
+        self._engine.note("import", data, repo, tag, message, changes)
         yield {"status": "sha256:1"}
 
     async def save(self, names: list[str], /) -> AsyncIterator[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -146,12 +146,14 @@ class Call:
 
     # The answer
 
-    def json(self, value: Any, *, status: int = 200, kind: str = "") -> web.Response:
+    def json(self, value: object, *, status: int = 200, kind: str = "") -> web.Response:
         """`value` as JSON. `kind` names what versions.py may have to shape for an older client."""
         if kind and versions.needs_shaping(kind, self.version):
-            value = msgspec.to_builtins(value)
-            for item in value if isinstance(value, list) else [value]:
+            plain = msgspec.to_builtins(value)
+            items: list[Any] = cast("list[Any]", plain) if isinstance(plain, list) else [plain]
+            for item in items:
                 versions.shape(kind, self.version, item)
+            value = cast(object, plain)
         body = wire.encode(value) + b"\n"
         return web.Response(
             status=status, body=body, headers={**self.headers, "Content-Type": "application/json"}

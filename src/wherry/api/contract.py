@@ -112,15 +112,18 @@ class Images(Protocol):
     ) -> AsyncIterator[dict[str, Any]]: ...
     def import_image(
         self,
-        source: str,
+        source: AsyncIterator[bytes] | str,
         repo: str,
         tag: str,
+        /,
+        *,
         message: str,
         changes: list[str],
         platform: str | None,
-        stream: AsyncIterator[bytes] | None,
-        /,
-    ) -> AsyncIterator[dict[str, Any]]: ...
+    ) -> AsyncIterator[dict[str, Any]]:
+        """From a stream, or from a URL."""
+        ...
+
     def save(self, names: list[str], /) -> AsyncIterator[bytes]: ...
     async def login(self, auth: AuthConfig, /) -> Any: ...
 

@@ -112,7 +112,8 @@ class Connection(RequestHandler):
         if self._state is _State.BUSY and len(self._held) > MAX_HELD:
             self._pause_reading_for_buffer()
 
-    def eof_received(self) -> bool:
+    # aiohttp's own returns None, which closes; the event loop takes both (asyncio.Protocol.eof_received).
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Keep the connection open for the answer: the client may have closed its sending side only."""
         if self._state is _State.BODY:
             self._fail_body("unexpected EOF")
@@ -147,7 +148,7 @@ class Connection(RequestHandler):
     def _begin_request(self) -> bool:
         """Give aiohttp the next head, if it is complete. False: nothing to do until more bytes come."""
         held = self._held
-        while held[:2] == b"\r\n":  # RFC 9112 §2.2: an empty line before a request is ignored
+        while held.startswith(b"\r\n"):  # RFC 9112 §2.2: an empty line before a request is ignored
             del held[:2]
         try:
             end = held.find(b"\r\n\r\n", max(0, self._scanned - 3), framing.MAX_HEAD)

@@ -35,13 +35,12 @@ async def create(call: Call) -> web.StreamResponse:
     if not source:
         raise InvalidParameter("give fromImage to pull an image, or fromSrc to import one")
     messages = images.import_image(
-        source,
+        call.stream() if source == "-" else source,
         call.text("repo"),
         call.text("tag"),
-        call.text("message"),
-        call.texts("changes"),
-        platform,
-        call.stream() if source == "-" else None,
+        message=call.text("message"),
+        changes=call.texts("changes"),
+        platform=platform,
     )
     return await streams.progress(call, messages)
 

@@ -89,7 +89,7 @@ async def lines(call: Call, values: AsyncIterator[Any], content_type: str) -> we
         try:
             response = await begin(call, content_type)
             async for value in values:
-                await response.write(_line(value))
+                await response.write(wire.encode(value) + b"\n")
         finally:
             await close(values)
     return response
@@ -141,8 +141,9 @@ async def close(iterator: AsyncIterator[Any]) -> None:
         await close()
 
 
-def _line(value: Any) -> bytes:
-    return wire.encode(value) + b"\r\n" if isinstance(value, dict) else wire.encode(value) + b"\n"
+def _line(message: object) -> bytes:
+    """One progress message; its line ends as Docker's do."""
+    return wire.encode(message) + b"\r\n"
 
 
 def _frame(stream: int, data: bytes) -> bytes:

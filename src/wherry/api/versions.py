@@ -55,28 +55,29 @@ def check(version: Version, minimum: Version) -> None:
         )
 
 
-def _drop(*path: str) -> Callable[[Any], None]:
+Json = dict[str, Any]
+
+
+def _drop(*path: str) -> Callable[[Json], None]:
     """A change that takes the field at `path` away."""
 
-    def change(value: Any) -> None:
+    def change(value: Json) -> None:
         for name in path[:-1]:
-            value = value.get(name)
-            if not isinstance(value, dict):
-                return
+            value = value.get(name) or {}
         value.pop(path[-1], None)
 
     return change
 
 
-def _virtual_size(image: Any) -> None:
+def _virtual_size(image: Json) -> None:
     image["VirtualSize"] = image.get("Size", 0)
 
 
-def _uncounted(image: Any) -> None:
+def _uncounted(image: Json) -> None:
     image["Containers"] = -1
 
 
-_CHANGES: dict[str, list[tuple[Version, Callable[[Any], None]]]] = {
+_CHANGES: dict[str, list[tuple[Version, Callable[[Json], None]]]] = {
     "container": [
         ((1, 43), _drop("HostConfig", "Annotations")),
         ((1, 48), _drop("ImageManifestDescriptor")),
@@ -105,7 +106,7 @@ def needs_shaping(kind: str, version: Version) -> bool:
     return any(version < since for since, _ in _CHANGES.get(kind, ()))
 
 
-def shape(kind: str, version: Version, value: Any) -> None:
+def shape(kind: str, version: Version, value: Json) -> None:
     """Change one JSON object of `kind` into what `version` knew."""
     for since, change in _CHANGES.get(kind, ()):
         if version < since:

@@ -68,25 +68,25 @@ def _shown(exc: Exception) -> str:
     return str(exc)[:300]
 
 
-def _refuse_odd_values(plain: Any) -> None:
+def _refuse_odd_values(plain: object) -> None:
     depth = 0
-    level: list[Any] = [plain]
+    level: list[object] = [plain]
     while level:
         depth += 1
         if depth > MAX_DEPTH:
             raise InvalidParameter(f"invalid JSON: nested more than {MAX_DEPTH} deep")
-        below: list[Any] = []
+        below: list[object] = []
         for value in level:
-            kind: type = type(value)
-            if kind is dict:
-                below.extend(value)
-                below.extend(value.values())
-            elif kind is list:
-                below.extend(value)
-            elif kind is str:
+            if isinstance(value, str):
                 if "\0" in value:
                     raise InvalidParameter(f"invalid JSON: string {value[:64]!r} holds a NUL character")
-            elif kind is int and not MIN_INT <= value <= MAX_INT:
+            elif isinstance(value, dict):
+                entries = cast("dict[str, object]", value)
+                below.extend(entries)
+                below.extend(entries.values())
+            elif isinstance(value, list):
+                below.extend(cast("list[object]", value))
+            elif isinstance(value, int) and not MIN_INT <= value <= MAX_INT:
                 raise InvalidParameter(f"invalid JSON: number {value} does not fit into 64 bits")
         level = below
 
@@ -128,7 +128,7 @@ def _match_keys(value: Any, kind: Any) -> Any:
             if wire is not None and item is not None:
                 matched[wire] = _match_keys(item, kinds[wire])
         return matched
-    return value
+    return cast(object, value)
 
 
 def _match_union(value: Any, options: tuple[Any, ...]) -> Any:
