@@ -56,6 +56,7 @@ class Firewall:
         self._networks: dict[str, NetworkConfig] = {}
         self._lock = asyncio.Lock()
         self._warnings: list[str] = []
+        self._applied: list[dict[str, Any]] = []  # our table as the kernel listed it when it was right
 
     async def add(self, network: NetworkConfig) -> None:
         """Let `network`'s rules be in force. Called again, it puts them right."""
@@ -69,9 +70,13 @@ class Firewall:
                 await self._apply()
 
     async def restore(self) -> None:
-        """Put our table back after somebody flushed it."""
+        """Put our rules back where somebody changed them."""
         async with self._lock:
-            await self._apply()
+            if self._networks and self._is_enabled and await asyncio.to_thread(self._is_changed):
+                _log.warning("somebody changed the rules of table inet %s: putting them right", self.table)
+                await self._apply()
+            elif self._accept:
+                await asyncio.to_thread(self._check)
 
     async def check(self) -> None:
         """Look at other firewalls again; `warnings` has the result."""
@@ -97,6 +102,16 @@ class Firewall:
     def _replace(self) -> None:
         networks = list(self._networks.values())
         self._open().run(render(self.table, networks, guards_routes=self._guards_routes))
+        self._applied = self._listing()
+
+    def _is_changed(self) -> bool:
+        return self._listing() != self._applied
+
+    def _listing(self) -> list[dict[str, Any]]:
+        try:
+            return self._open().listing(f"list table inet {self.table}\n")
+        except Internal:
+            return []  # there is none
 
     def _check(self) -> None:
         nft = self._open()
@@ -189,7 +204,8 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool
     bridges = [f'"{n.interface}"' for n in ours]
     closed = [f'"{n.interface}"' for n in ours if not n.icc]
     internal = [f'"{n.interface}"' for n in ours if n.internal]
-    # Where addresses are not translated, answers come to the container's own: the forward chain tells them apart.
+    # Where addresses are not translated, answers come to the container's own: the forward chain tells
+    # them apart.
     guarded = [str(n.subnet) for n in ours if n.masquerade or n.internal]
     homes = [f'{n.subnet} . "{n.interface}"' for n in ours]
     masqueraded = [str(n.subnet) for n in ours if n.masquerade and not n.internal]

@@ -28,6 +28,7 @@ from wherry.network.driver import Endpoint, NetworkConfig, NetworkDriver
 from wherry.network.drivers.bridge import OUR_BRIDGE
 from wherry.network.ipam import DEFAULT_POOLS, Addresses, choose_subnet, mac_for, parse_bridge_address
 from wherry.network.links import Links
+from wherry.network.rule_watch import RuleWatch
 from wherry.network.sandboxes import Maker, Sandbox
 from wherry.store.database import Database
 
@@ -72,6 +73,7 @@ class Networks:
         self._database = database
         self._settings = settings
         self._firewall = firewall
+        self._watch = RuleWatch(firewall.restore)
         self._maker = Maker()
         self._drivers: dict[str, NetworkDriver] = {}
         self._networks: dict[str, NetworkConfig] = {}
@@ -82,7 +84,8 @@ class Networks:
 
     @classmethod
     async def open(cls, database: Database, settings: NetworkSettings) -> Networks:
-        """Make sure of the default networks and the host's side of them, as they were before if they were."""
+        """Make sure of the default networks and the host's side of them, as they were before if they were.
+        """
         _check_settings(settings)
         owns_forwarding = await _settle_forwarding(database, settings)
         firewall = nat.Firewall(
@@ -97,6 +100,8 @@ class Networks:
             await networks._ensure_defaults()
             for network in networks._networks.values():
                 await networks._driver(network).create(network)
+            if settings.iptables and settings.bridge != "none":
+                networks._watch.start()
         except BaseException:
             await networks.close()
             raise
@@ -197,6 +202,7 @@ class Networks:
 
     async def close(self) -> None:
         """Stop. What runs goes on running, and what was made ahead of time vanishes."""
+        await self._watch.close()
         for driver in self._drivers.values():
             await driver.close()
         self._drivers.clear()

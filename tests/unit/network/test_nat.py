@@ -166,6 +166,16 @@ async def test_what_somebody_changed_in_our_table_is_put_right(machine: Machine)
     assert ruleset() == before
 
 
+async def test_untouched_rules_are_not_applied_again(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    await machine.driver.create(network(1))
+    await machine.firewall.restore()
+    assert caplog.records == []
+    run("nft", "flush", "ruleset")
+    await machine.firewall.restore()
+    assert "wherry-test" in caplog.text
+    assert "wherry-test" in ruleset()
+
+
 async def test_other_tables_and_other_daemons_are_left_alone(machine: Machine) -> None:
     run("nft", "add table inet wherry-other; add chain inet wherry-other c; add table ip theirs")
     before = ruleset()

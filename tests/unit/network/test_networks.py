@@ -187,11 +187,22 @@ async def test_a_cancelled_acquire_keeps_nothing(networks: Networks, database: D
     assert (await networks.acquire("bridge", "container2")).endpoint.address == "172.30.9.2"
 
 
-async def test_a_bridge_that_somebody_deleted_is_made_again(networks: Networks) -> None:
+@pytest.mark.parametrize("pause_s", [0, 0.002, 0.1])
+async def test_a_bridge_that_somebody_deleted_is_made_again(networks: Networks, pause_s: float) -> None:
     await networks.acquire("bridge", "container1")
+    await asyncio.sleep(pause_s)
     subprocess.run(["ip", "link", "delete", "wht0"], check=True)
-    await networks.acquire("bridge", "container2")
-    assert list(connected().values()) == ["container2"]
+    await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(2, 9)))
+    assert sorted(connected().values()) == [f"container{n}" for n in range(1, 9)]  # the first is back on it too
+
+
+async def test_ready_interfaces_that_somebody_deleted_are_made_again(networks: Networks) -> None:
+    await networks.reconcile(set())
+    await eventually(lambda: len(ports()) == 6)
+    for name in ports():
+        subprocess.run(["ip", "link", "delete", name], check=True)
+    await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(3)))
+    assert len(connected()) == 3
 
 
 async def test_a_restart_leaves_running_containers_alone_and_frees_the_dead(
@@ -271,6 +282,23 @@ async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
     await networks.close()
     await database.close()
     await eventually(lambda: [link.name for link in all_links()] == ["lo"])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["flush ruleset", "delete table inet wherry-wht0", "flush chain inet wherry-wht0 postrouting"],
+)
+async def test_flushed_rules_come_back_by_themselves(networks: Networks, damage: str) -> None:
+    def rules() -> bytes:
+        return subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True).stdout
+
+    before = rules()
+    assert b"masquerade" in before
+    subprocess.run(["nft", damage], check=True)
+    assert rules() != before
+    async with asyncio.timeout(2):
+        while rules() != before:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_loop_of_starts_grows_nothing(networks: Networks) -> None:

@@ -21,13 +21,14 @@ from wherry.errors import Internal, InvalidParameter
 from wherry.network.driver import Endpoint, NetworkConfig
 from wherry.network.links import Links
 from wherry.network.nat import Firewall
-from wherry.network.sandboxes import Maker, Pool, Sandbox, disable_ipv6
+from wherry.network.sandboxes import POOL_SIZE, Maker, Pool, Sandbox, disable_ipv6
 
 _log = logging.getLogger(__name__)
 
 _INSIDE = "eth0"
 _SWEEP_DELAY_S = 1.0
 _NAME_ATTEMPTS = 8
+_TAKE_ATTEMPTS = POOL_SIZE + 2
 
 OUR_BRIDGE = "wherry bridge"
 """The alias of a bridge that we made, and may remove."""
@@ -36,9 +37,9 @@ OUR_BRIDGE = "wherry bridge"
 class _Side:
     """The host's side of one network."""
 
-    def __init__(self, index: int, pool: Pool) -> None:
-        self.index = index
-        self.pool = pool
+    def __init__(self, index: int) -> None:
+        self.index = index  # the bridge's; another one once somebody deleted it and we made it again
+        self.pool: Pool
 
 
 class Bridge:
@@ -57,12 +58,12 @@ class Bridge:
     async def create(self, network: NetworkConfig) -> None:
         index = self._put_right(network)
         side = self._sides.get(network.id)
-        if side is not None and side.index != index:
-            await self._drop_side(network)
-            side = None
         if side is None:
-            make = functools.partial(self._make, network, index)
-            self._sides[network.id] = _Side(index, Pool(self._maker, make))
+            side = self._sides[network.id] = _Side(index)
+            side.pool = Pool(self._maker, functools.partial(self._make, network, side))
+        elif side.index != index:
+            side.index = index
+            side.pool.discard()
         await self._firewall.add(network)
 
     async def remove(self, network: NetworkConfig) -> None:
@@ -73,16 +74,14 @@ class Bridge:
             await asyncio.to_thread(_delete_all, {link.index})
 
     async def sandbox(self, network: NetworkConfig) -> Sandbox | None:
-        side = self._sides[network.id]
-        sandbox = await side.pool.take()
-        port = self._links.find(sandbox.interface)
-        if port is None or port.master != side.index:
-            # Somebody removed our interfaces, or the bridge itself, under us: begin anew.
-            sandbox.close()
-            side.pool.discard()
-            await self.create(network)
-            sandbox = await self._sides[network.id].pool.take()
-        return sandbox
+        failure: OSError | None = None
+        for _ in range(_TAKE_ATTEMPTS):
+            try:
+                return await self._take(self._sides[network.id])
+            except OSError as exc:  # somebody removed interfaces, or the bridge itself, under us
+                failure = exc
+                await self.create(network)
+        raise Internal(f"cannot join bridge {network.interface}: {failure}") from failure
 
     async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
         inside, index = sandbox.links, sandbox.peer_index
@@ -136,6 +135,14 @@ class Bridge:
         if self._maker_links is not None:
             self._maker_links.close()
 
+    async def _take(self, side: _Side) -> Sandbox:
+        sandbox = await side.pool.take()
+        port = self._links.find(sandbox.interface)
+        if port is None or port.master != side.index:
+            sandbox.close()
+            raise OSError(errno.ENODEV, f"{sandbox.interface} is no longer on its bridge")
+        return sandbox
+
     def _put_right(self, network: NetworkConfig) -> int:
         """Make the bridge where it is missing, and see to its address; the index it has."""
         name = _bridge(network)
@@ -147,6 +154,7 @@ class Bridge:
             link = self._links.find(name)
             if link is None:
                 raise Internal(f"bridge {name} vanished while it was being made")
+            self._take_ports_back(network, link.index)
         if link.kind != "bridge":
             raise InvalidParameter(f"interface {name} is not a bridge: remove it, or name another with --bridge")
         if network.gateway is not None and network.subnet is not None:
@@ -162,7 +170,18 @@ class Bridge:
             self._links.change(link.index, up=True)
         return link.index
 
-    def _make(self, network: NetworkConfig, bridge: int) -> Sandbox:
+    def _take_ports_back(self, network: NetworkConfig, bridge: int) -> None:
+        """Put ports on a new bridge that were on the one that somebody deleted."""
+        for link in self._links.links():
+            if (
+                link.kind == "veth"
+                and link.master == 0
+                and link.alias.startswith(f"{_port_alias(network)} ")
+                and link.index not in self._doomed
+            ):
+                self._links.change(link.index, master=bridge)
+
+    def _make(self, network: NetworkConfig, side: _Side) -> Sandbox:
         """A sandbox with a veth on the bridge, up on both ends. In the maker's thread."""
         if self._maker_links is None:
             self._maker_links = Links()
@@ -172,7 +191,7 @@ class Bridge:
             name = self._add_veth(host, network, sandbox)
             port = host.index_of(name)
             disable_ipv6(name)
-            host.change(port, up=True, master=bridge, alias=f"{_port_alias(network)} {self._instance}")
+            host.change(port, up=True, master=side.index, alias=f"{_port_alias(network)} {self._instance}")
             if not network.icc:
                 host.isolate(port)
             sandbox.interface, sandbox.port_index = name, port
