@@ -19,6 +19,7 @@ from wherry.runtime.plan import Plan
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import Any
 
     from wherry.runtime.cgroups.driver import Cgroup
@@ -209,8 +210,8 @@ def create(
     except ValueError as exc:
         raise invalid(str(exc)) from exc
     try:
-        _open_everything(plan, spec, rootfs, netns)
-        return _make(plan, group, stdio, gate)
+        plan.open_namespaces(spec["linux"].get("namespaces") or [], netns)
+        return _make(plan, group, lambda: root_filesystem.assemble(rootfs, spec, bundle), stdio, gate)
     except OSError as exc:
         subject = f" {os.fsdecode(exc.filename)}" if exc.filename else ""
         raise StartFailed(
@@ -227,40 +228,33 @@ def await_execve(control: socket.socket) -> None:
         raise channel.failure_in(message)
 
 
-def _open_everything(
-    plan: Plan, spec: dict[str, Any], root: dict[str, Any] | None, netns: int | None
-) -> None:
-    """Open, in the host's namespaces, whatever the container will be made of."""
-    plan.open_namespaces(spec["linux"].get("namespaces") or [], netns)
-    plan.root = root_filesystem.assemble(root, spec, plan.bundle)
-    for mount in plan.mounts:
-        try:
-            mounts.open_source(mount, plan.bundle)
-        except OSError as exc:
-            raise StartFailed(
-                INTERNAL,
-                "unable to start container process: error during container init: error mounting"
-                f' "{mount.source}" to rootfs at "{mount.destination}": {exc.strerror}'.lower().replace(
-                    mount.source.lower(), mount.source
-                ),
-            ) from exc
-
-
 def _make(
-    plan: Plan, group: Cgroup, stdio: tuple[int, int, int] | None, gate: socket.socket | None
+    plan: Plan,
+    group: Cgroup,
+    assemble: Callable[[], int],
+    stdio: tuple[int, int, int] | None,
+    gate: socket.socket | None,
 ) -> Container:
-    """Cgroup, process, mappings; then wait until the process says that the container is created."""
+    """Process, cgroup, root, binds; then wait until the process says that the container is created.
+
+    The process makes its namespaces and new filesystems while we assemble the rest. A cgroup that it is born in must
+    be there first.
+    """
     pid = pidfd = -1
     received: list[int] = []
     ours, theirs = channel.pair()
     try:
-        group.create(plan.resources)
+        if group.is_born_into:
+            group.create(plan.resources)
         pid, pidfd = _clone_first(plan, group)
         if pid == 0:
             ours.close()
             init.run(plan, group, theirs, stdio, gate)
         theirs.close()
         _set_from_outside(plan, pid, ours)
+        if not group.is_born_into:
+            group.create(plan.resources)
+        channel.send_trees(ours, plan.open_trees(assemble))
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
             channel.expect(ours, "namespaces")
             state = hooks.state(plan, pid, "creating")

@@ -20,6 +20,8 @@ class Cgroup(Protocol):
     """One container's cgroup. Every method may be called again after it failed or succeeded."""
 
     path: str
+    is_born_into: bool
+    """Whether the first process starts its life in it: then it is created before that."""
     birthplace: int
     """Descriptor of the directory that clone3(2) can put a child in, or -1: then the child calls `join`."""
 

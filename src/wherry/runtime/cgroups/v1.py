@@ -26,6 +26,7 @@ _KILL_ROUNDS = 1000
 class HierarchiesCgroup:
     """The Cgroup of cgroup v1 (also in the hybrid layout)."""
 
+    is_born_into = False
     __slots__ = ("_places", "birthplace", "path")
 
     def __init__(self, path: str) -> None:

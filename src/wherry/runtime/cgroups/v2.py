@@ -25,6 +25,7 @@ _FREEZE_TIMEOUT_MS = 5000
 class UnifiedCgroup:
     """The Cgroup of cgroup v2."""
 
+    is_born_into = True
     __slots__ = ("_place", "birthplace", "path")
 
     def __init__(self, path: str) -> None:
