@@ -49,18 +49,7 @@ class Container:
     """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` is the bare root filesystem
     without the other mounts."""
 
-    __slots__ = (
-        "_control",
-        "_namespaces",
-        "_plan_hooks",
-        "_seccomp",
-        "_state",
-        "cgroup",
-        "id",
-        "init",
-        "netns",
-        "rootfs",
-    )
+    __slots__ = ("_control", "cgroup", "id", "init", "namespaces", "netns", "rootfs", "seccomp")
 
     def __init__(
         self,
@@ -80,8 +69,8 @@ class Container:
         self.netns = netns
         self.rootfs = rootfs
         self._control = control
-        self._namespaces = namespaces
-        self._seccomp = seccomp
+        self.namespaces = namespaces
+        self.seccomp = seccomp
 
     def start(self) -> None:
         """Release the first process; returns once its execve succeeded."""
@@ -106,7 +95,7 @@ class Container:
         `process_object` is a `process` of config.json. Raises StartFailed; then nothing is left to reap.
         """
         try:
-            who = Identity(process_object, self._seccomp)
+            who = Identity(process_object, self.seccomp)
         except StartFailed as exc:
             raise StartFailed(exc.kind, f"unable to start container process: {exc.message}") from exc
         ours, theirs = channel.pair()
@@ -115,7 +104,7 @@ class Container:
             if pid == 0:
                 ours.close()
                 init.join(
-                    self.init.pidfd, self._namespaces, who, self.id, self.cgroup, theirs, stdio, preserved
+                    self.init.pidfd, self.namespaces, who, self.id, self.cgroup, theirs, stdio, preserved
                 )
             theirs.close()
             try:
@@ -170,7 +159,7 @@ class Container:
         self.netns = self.rootfs = -1
 
     def _clone_into(self) -> tuple[int, int]:
-        if not self._namespaces & process.CLONE_NEWPID:
+        if not self.namespaces & process.CLONE_NEWPID:
             return process.clone(cgroup=self.cgroup.birthplace)
         try:
             return _clone_in(self.init.pidfd, 0, self.cgroup)
@@ -265,6 +254,8 @@ def _make(
         netns = -1
         if plan.namespaces.all & process.CLONE_NEWNET:
             netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            received.append(netns)
+        bare, *console = received[: 2 if plan.identity.terminal else 1]
     except BaseException:
         ours.close()
         theirs.close()
@@ -275,7 +266,6 @@ def _make(
         group.kill()
         group.remove()
         raise
-    bare, *console = received
     control = ours
     if gate is not None:
         ours.close()

@@ -121,6 +121,12 @@ def parse(entry: dict[str, Any]) -> Mount:
     return mount
 
 
+def known_options() -> list[str]:
+    """The options that do not depend on the filesystem."""
+    recursive = {f"r{option}" for option in _ATTRIBUTES}
+    return sorted({*_ATTRIBUTES, *_PROPAGATION, *_FILESYSTEM_FLAGS, *_NOTHING, *recursive, "bind", "rbind"})
+
+
 def open_source(mount: Mount, bundle: str) -> None:
     """Clone a bind's source, seen from here: the host's mount namespace. A relative path starts at the bundle.
 

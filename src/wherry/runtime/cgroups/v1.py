@@ -97,6 +97,15 @@ class HierarchiesCgroup:
     def thaw(self) -> None:
         self._set_frozen(False, wait=True)
 
+    def is_frozen(self) -> bool:
+        try:
+            return tree.read(self._places["freezer"], "freezer.self_freezing").strip() == "1"
+        except FileNotFoundError:
+            return False
+
+    def open(self) -> None:
+        pass  # nothing is born in a cgroup v1
+
     def open_oom_events(self) -> int:
         place = self._places["memory"]
         events = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
