@@ -433,6 +433,7 @@ class FakeImages:
         self, from_image: str, tag: str, /, *, platform: str | None, auth: AuthConfig | None
     ) -> AsyncIterator[dict[str, Any]]:
         self._engine.note("pull", from_image, tag, platform, auth)
+        from_image = from_image.removeprefix("docker.io/library/")
         if from_image == "missing":
             raise NotFound("pull access denied for missing")
         try:
@@ -553,6 +554,14 @@ class FakeEngine:
         self.networks = FakeNetworks()
         self.system = FakeSystem()
         self.events = FakeEvents(self)
+
+    def close(self) -> None:
+        """Hang up on every client that waits for a container."""
+        for container in self.containers.by_id.values():
+            for client in container.clients:
+                client.sock.close()
+        for task in tasks:
+            task.cancel()
 
     def note(self, *what: Any) -> None:
         self.notes.append(what)

@@ -133,6 +133,7 @@ async def server() -> AsyncIterator[Server]:
         for one in servers:
             one.close()
         await app.shutdown(1)
+        engine.close()
         shutil.rmtree(directory)
 
 
