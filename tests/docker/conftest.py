@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -160,7 +161,4 @@ def debian(engine: Engine) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def cli(wherry: Engine) -> Client:
     """wherry's own command line on the same daemon."""
-    import sys
-
-    client = Client(wherry.socket_path, [sys.executable, "-m", "wherry.cli"])
-    return client
+    return Client(wherry.socket_path, [sys.executable, "-m", "wherry.cli"])

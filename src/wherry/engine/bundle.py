@@ -76,7 +76,7 @@ def spec_for(
         },
         "root": {"path": "rootfs", "readonly": host.readonly_rootfs},
         "hostname": config.hostname,
-        "mounts": _mounts(record, facts=facts, etc=etc, joined=joined),
+        "mounts": _mounts(record, etc=etc, joined=joined),
         "annotations": {} if host.annotations is UNSET else dict(host.annotations),
         "linux": {
             "namespaces": _namespaces(host, joined, has_sandbox=has_sandbox),
@@ -234,14 +234,11 @@ def _namespaces(host: HostConfig, joined: Joined, *, has_sandbox: bool) -> list[
     return namespaces
 
 
-def _mounts(record: ContainerRecord, *, facts: HostFacts, etc: EtcFiles, joined: Joined) -> list[Spec]:
+def _mounts(record: ContainerRecord, *, etc: EtcFiles, joined: Joined) -> list[Spec]:
     host = record.host
     mounts: list[Spec] = confinement.default_mounts(
         shm_size=host.shm_size,
         privileged=host.privileged,
-        cgroup_version=facts.cgroup_version,
-        private_cgroupns=host.cgroupns_mode == "private",
-        host_network=host.network_mode == "host",
     )
     if host.ipc_mode == "none":
         mounts = [mount for mount in mounts if mount["destination"] not in ("/dev/shm", "/dev/mqueue")]

@@ -1,18 +1,21 @@
 """What holds a container in: capabilities, hidden paths, devices, kernel settings and the system call filter.
 
-Docker's defaults and Docker's rules, as data and plain functions; nothing here reads or changes the machine.
+Docker's defaults and Docker's rules, as data and plain functions; nothing here reads or changes the
+machine.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+from msgspec import field
 
 from wherry.engine import seccomp_profile
 from wherry.engine.seccomp_profile import Argument, Rule
 from wherry.errors import InvalidParameter
-from wherry.model.wire import Wire, decode, field
+from wherry.model.wire import Wire, decode
 
 Spec = dict[str, Any]
 """A runtime-spec object."""
@@ -47,8 +50,8 @@ def capabilities_for(
 ) -> list[str]:
     """What a container's processes may have at most, by number. `bounding` is what the engine itself has.
 
-    Names come with or without CAP_, in any case, and ALL stands for every one. A default that the engine lacks is
-    left out; one that was asked for by name and is lacking is an error, as a name nobody knows is.
+    Names come with or without CAP_, in any case, and ALL stands for every one. A default that the engine
+    lacks is left out; one that was asked for by name and is lacking is an error, as a name nobody knows is.
     """
     added = {_normalize(name, "CapAdd", bounding) for name in cap_add}
     dropped = {_normalize(name, "CapDrop", bounding) for name in cap_drop}
@@ -148,7 +151,10 @@ DEVICE_RULES: tuple[Spec, ...] = (
     _device_rule("c", 5, 2, "rwm"),  # ptmx
     _device_rule("c", 136, None, "rwm"),  # the terminals of pts
 )
-"""The device cgroup's list: everything is denied but these. Unlike runc we do not let /dev/net/tun through."""
+"""The device cgroup's list.
+
+Everything is denied but these. Unlike runc we do not let /dev/net/tun through.
+"""
 
 INIT_TARGET = "/sbin/docker-init"
 """Where `--init` puts its program in the container."""
@@ -167,7 +173,10 @@ DEFAULT_SYSCTLS = {
     "net.ipv4.ip_unprivileged_port_start": "0",
     "net.ipv4.ping_group_range": "0 2147483647",
 }
-"""Set in a network namespace of the container's own: its ports are its own, so nobody needs a capability for them."""
+"""Set in a network namespace of the container's own.
+
+Its ports are its own, so nobody needs a capability for them.
+"""
 
 _IPC_SYSCTLS = frozenset(
     f"kernel.{name}"
@@ -224,8 +233,8 @@ _COMPARISONS = frozenset(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ",
 def seccomp_for(profile: str | None, capabilities: Collection[str], *, arch: str, kernel: str) -> Spec | None:
     """The OCI `linux.seccomp` of a container with these capabilities; None where nothing is filtered.
 
-    `profile` is None or "builtin" for our own, "unconfined", or a profile in Docker's JSON. `arch` and `kernel` are
-    the machine's, as uname says them.
+    `profile` is None or "builtin" for our own, "unconfined", or a profile in Docker's JSON. `arch` and
+    `kernel` are the machine's, as uname says them.
     """
     if profile == "unconfined":
         return None
@@ -273,3 +282,130 @@ def _argument(argument: Argument) -> Spec:
     if argument.value_two:
         written["valueTwo"] = argument.value_two
     return written
+
+
+class _CustomArgument(Wire):
+    index: int = 0
+    value: int = 0
+    value_two: int = 0
+    op: str = ""
+
+
+class _CustomFilter(Wire):
+    caps: list[str] = []
+    arches: list[str] = []
+    min_kernel: str = ""
+
+
+class _CustomRule(Wire):
+    name: str = ""
+    names: list[str] = []
+    action: str = ""
+    errno_ret: int | None = None
+    args: list[_CustomArgument] = []
+    includes: _CustomFilter = field(default_factory=_CustomFilter)
+    excludes: _CustomFilter = field(default_factory=_CustomFilter)
+
+
+class _CustomArchitecture(Wire):
+    architecture: str = ""
+    sub_architectures: list[str] = []
+
+
+class _CustomProfile(Wire):
+    """Docker's seccomp profile. Its keys are camelCase; they are read without regard to case."""
+
+    default_action: str = ""
+    default_errno_ret: int | None = None
+    architectures: list[str] = []
+    arch_map: list[_CustomArchitecture] = []
+    flags: list[str] = []
+    listener_path: str = ""
+    listener_metadata: str = ""
+    syscalls: list[_CustomRule] = []
+
+
+def _resolve_custom(text: str, conditions: _Conditions, own: str) -> Spec | None:
+    try:
+        profile = decode(text.encode(), _CustomProfile)
+    except InvalidParameter as exc:
+        raise InvalidParameter(f"Decoding seccomp profile failed: {exc}") from exc  # Docker's, to the colon
+    if not profile.default_action and not profile.syscalls:
+        return None  # as runc has it: an empty profile filters nothing
+    _check_action(profile.default_action)
+    resolved: Spec = {"defaultAction": profile.default_action}
+    if profile.default_errno_ret is not None:
+        resolved["defaultErrnoRet"] = profile.default_errno_ret
+    architectures = _custom_architectures(profile, own)
+    if architectures:
+        resolved["architectures"] = architectures
+    if profile.flags:
+        resolved["flags"] = profile.flags
+    if profile.listener_path:
+        resolved["listenerPath"] = profile.listener_path
+        resolved["listenerMetadata"] = profile.listener_metadata
+    resolved["syscalls"] = [
+        _syscall(rule) for rule in (_custom_rule(r) for r in profile.syscalls) if conditions.hold(rule)
+    ]
+    return resolved
+
+
+def _custom_architectures(profile: _CustomProfile, own: str) -> list[str]:
+    if profile.architectures and profile.arch_map:  # Docker's text
+        raise InvalidParameter(
+            "both 'architectures' and 'archMap' are specified in the seccomp profile, "
+            "use either 'architectures' or 'archMap'"
+        )
+    for entry in profile.arch_map:
+        if entry.architecture == own:
+            return [own, *entry.sub_architectures]
+    return profile.architectures
+
+
+def _custom_rule(rule: _CustomRule) -> Rule:
+    if rule.name and rule.names:  # Docker's text
+        raise InvalidParameter(
+            "both 'name' and 'names' are specified in the seccomp profile, use either 'name' or 'names'"
+        )
+    _check_action(rule.action)
+    kernel = (0, 0)
+    if rule.includes.min_kernel:
+        kernel = _min_kernel(rule.includes.min_kernel)
+    return Rule(
+        names=tuple(rule.names) or (rule.name,),
+        action=rule.action,
+        errno=rule.errno_ret,
+        args=tuple(_custom_argument(argument) for argument in rule.args),
+        caps=tuple(rule.includes.caps),
+        arches=tuple(rule.includes.arches),
+        without_caps=tuple(rule.excludes.caps),
+        without_arches=tuple(rule.excludes.arches),
+        kernel=kernel,
+    )
+
+
+def _custom_argument(argument: _CustomArgument) -> Argument:
+    if argument.op not in _COMPARISONS:
+        raise InvalidParameter(f"string {argument.op} is not a valid operator for seccomp")  # runc's text
+    if not 0 <= argument.index <= 5:
+        raise InvalidParameter(f"seccomp argument index {argument.index}: a system call's are 0-5")
+    return Argument(argument.index, argument.op.removeprefix("SCMP_CMP_"), argument.value, argument.value_two)
+
+
+def _check_action(action: str) -> None:
+    if action not in _ACTIONS:
+        raise InvalidParameter(f"string {action} is not a valid action for seccomp")  # runc's text
+
+
+def _min_kernel(text: str) -> tuple[int, int]:
+    if not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", text):  # Docker's text
+        raise InvalidParameter(
+            f'Decoding seccomp profile failed: invalid kernel version: "{text}", expected "<kernel>.<major>"'
+        )
+    return _kernel_version(text)
+
+
+def _kernel_version(release: str) -> tuple[int, int]:
+    """6.18 of `6.18.0-1-amd64`."""
+    numbers = re.match(r"([0-9]+)\.([0-9]+)", release)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)

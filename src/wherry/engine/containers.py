@@ -44,6 +44,8 @@ from wherry.model.containers import (
     ContainerWaited,
     Resources,
 )
+from wherry.oci.digest import ChainID
+from wherry.shim.client import ShimError, ShimGone
 
 CONDITIONS: dict[str, Condition] = {
     "": "not-running",
@@ -163,7 +165,7 @@ class Containers:
         killpoint("create:row-written")
 
     def _make_files(self, record: ContainerRecord) -> None:
-        self._context.driver.prepare(record.id, list(record.chain_ids))
+        self._context.driver.prepare(record.id, [ChainID(text) for text in record.chain_ids])
         killpoint("create:snapshot-prepared")
         os.mkdir(self._context.container_dir(record.id), 0o710)
 
@@ -241,7 +243,8 @@ class Containers:
         shim = container.shim
         if shim is None:
             raise Conflict(f"container {container.id} is not running")
-        return await list_processes(await shim.pids(), ps_args or "-ef")
+        pids = [int(pid) for pid in (await shim.pids())["pids"]]
+        return await list_processes(pids, ps_args or "-ef")
 
     async def logs(self, reference: str, options: LogsOptions) -> LogStream:
         container = self.find(reference)
@@ -508,7 +511,10 @@ class WaitingClient:
         container = self._container
         self._waiter.socket = sock
         if container.shim is not None and container.state.is_running:
-            await container.shim.wait(sock, self._waiter.condition)
+            try:
+                await container.shim.wait(sock, self._waiter.condition)
+            except (ShimError, ShimGone):
+                pass  # it ends just now, and we are here to answer
         try:
             await answer_wait(self._waiter, sock)
         finally:

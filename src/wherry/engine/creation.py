@@ -359,7 +359,7 @@ def _fill_host(host: HostConfig, settings: EngineSettings, facts: HostFacts) -> 
     host.log_config.config = host.log_config.config or {}
     unconfined = host.privileged or "systempaths=unconfined" in (host.security_opt or ())
     if host.masked_paths is None:
-        host.masked_paths = [] if unconfined else list(confinement.MASKED_PATHS)
+        host.masked_paths = [] if unconfined else confinement.masked_paths(facts.cpus)
     if host.readonly_paths is None:
         host.readonly_paths = [] if unconfined else list(confinement.READONLY_PATHS)
     host.port_bindings = host.port_bindings or {}

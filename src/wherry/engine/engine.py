@@ -12,6 +12,8 @@ import secrets
 import sqlite3
 from contextlib import AsyncExitStack
 
+import wherry
+
 from wherry.engine.containers import Containers
 from wherry.engine.context import Context
 from wherry.engine.events import Events
@@ -23,6 +25,7 @@ from wherry.engine.system import System, host_facts
 from wherry.errors import Conflict, Unsupported
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.registry.client import Client
+from wherry.registry.fetch import Registry
 from wherry.registry.resolve import Endpoints
 from wherry.shim.client import Launcher
 from wherry.store.store import Store
@@ -75,8 +78,8 @@ class Engine:
                 ),
             )
             undo.push_async_callback(networks.close)
-            launcher = await Launcher.connect_or_spawn(settings.exec_root)
-            undo.push_async_callback(launcher.close)
+            launcher = await Launcher.open(settings.exec_root)
+            undo.callback(launcher.close)
             services: list[Containers] = []
             images = Images(
                 store,
@@ -97,7 +100,7 @@ class Engine:
             services.append(containers)
             execs = Execs(context, containers)
             system = System(context, containers, engine_id)
-            await restore(context, containers)
+            await restore(context, containers, execs)
             return cls(
                 settings=settings,
                 context=context,

@@ -6,6 +6,8 @@ import asyncio
 import secrets
 import socket
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, Attachment, frame, hang_up
@@ -15,7 +17,7 @@ from wherry.engine.lifecycle import EXIT_CODES
 from wherry.engine.records import Container
 from wherry.errors import Conflict, Internal, InvalidParameter, NotFound
 from wherry.model.execs import ExecCreate, ExecCreated, ExecInspect, ExecStart, ProcessConfig
-from wherry.shim.client import ShimError
+from wherry.shim.client import ShimError, ShimGone
 
 KEPT_AFTER_END_S = 300
 """How long an ended exec can be inspected."""
@@ -35,6 +37,7 @@ class Exec:
         self.exit_code: int | None = None
         self.pid = 0
         self.ended_at = 0.0
+        self.ended = asyncio.Event()
 
 
 class Execs:
@@ -110,7 +113,7 @@ class Execs:
         self._emit(it, f"exec_start: {' '.join(body.cmd or ())}")
         it.is_running = True
         try:
-            it.pid = await shim.exec(
+            started = await shim.exec(
                 it.id,
                 process,
                 sock,
@@ -121,9 +124,19 @@ class Execs:
                 detach_keys=(body.detach_keys or DETACH_KEYS) if body.tty else "",
                 pending=pending,
             )
+            it.pid = int(started["pid"])
         except ShimError as exc:
             self._end(it, EXIT_CODES.get(exc.kind, 126))
             raise
+        except ShimGone as exc:
+            self._end(it, 137)
+            raise Conflict(f"container {container.id} is not running") from exc
+
+    async def wait(self, exec_id: str) -> int:
+        """The exit code, once the exec has ended."""
+        it = self._find(exec_id)
+        await it.ended.wait()
+        return it.exit_code if it.exit_code is not None else 255
 
     async def resize(self, exec_id: str, *, height: int, width: int) -> None:
         it = self._find(exec_id)
@@ -155,6 +168,18 @@ class Execs:
             pid=it.pid,
         )
 
+    def restore(self, container: Container, known: Sequence[Mapping[str, Any]]) -> None:
+        """Know again what ran, or runs, in a container that an earlier daemon started execs in."""
+        for entry in known:
+            it = Exec(str(entry["exec_id"]), container, ExecCreate())
+            it.is_started = True
+            it.pid = int(entry["pid"])
+            self._by_id[it.id] = container.execs[it.id] = it
+            if entry["code"] is None:
+                it.is_running = True
+            else:
+                self._end(it, int(entry["code"]))
+
     # Ends
 
     def _ended(self, container: Container, exec_id: str, code: object) -> None:
@@ -165,6 +190,7 @@ class Execs:
     def _end(self, it: Exec, code: int) -> None:
         if it.exit_code is None:
             it.exit_code, it.is_running, it.ended_at = code, False, time.monotonic()
+            it.ended.set()
             attributes = {"execID": it.id, "exitCode": str(code)}
             self._context.events.emit(
                 "container", "exec_die", it.container.id, {**it.container.event_attributes(), **attributes}

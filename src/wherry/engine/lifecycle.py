@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
@@ -22,7 +24,9 @@ from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import ContainerWaited
-from wherry.shim.client import Shim, ShimError
+from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
+
+_log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 10
 SIGKILL, SIGTERM = 9, 15
@@ -58,29 +62,19 @@ class Lifecycle:
         state.error, state.exit_code, state.oom_killed, state.is_manually_stopped = "", 0, False, False
         try:
             async with AsyncExitStack() as undo:
+                undo.push_async_callback(context.networks.release, container.id)
                 shim = await self._prepare(container, find_running, undo)
-                for early in container.early:
-                    await self._hand(shim, container, early)
-                container.early.clear()
-                for waiter in container.waiters:
-                    if waiter.socket is not None:
-                        await shim.wait(waiter.socket, waiter.condition)
-                killpoint("start:clients-handed-over")
-                state.pid = await shim.start()
-                container.mark("process started")
+                state.pid = await self._launch(container, shim)
                 killpoint("start:started")
                 state.become("running")
-                state.started_ns = time.time_ns()
-                state.finished_ns = 0
+                state.started_ns, state.finished_ns = time.time_ns(), 0
                 container.ended.clear()
                 container.shim = shim
                 undo.pop_all()
         except ShimError as exc:
             await self._start_failed(container, _runtime_message(exc), EXIT_CODES.get(exc.kind, 128))
-            message = state.error
-            raise (InvalidParameter if exc.kind in ("not-found", "permission", "invalid") else Internal)(
-                message
-            ) from exc
+            refused = exc.kind in ("not-found", "permission", "invalid")
+            raise (InvalidParameter if refused else Internal)(state.error) from exc
         except (WherryError, OSError) as exc:
             await self._start_failed(container, str(exc), 128)
             raise
@@ -90,43 +84,69 @@ class Lifecycle:
         context.events.emit("container", "start", container.id, container.event_attributes())
 
     async def _prepare(self, container: Container, find_running: FindRunning, undo: AsyncExitStack) -> Shim:
-        """Network, bundle, shim and the container up to OCI's "created"."""
+        """Network and bundle made, and a shim asked to make the container from them. Nothing is awaited of the shim."""
         context, record, state = self._context, container.record, container.state
         mode = record.host.network_mode
         joined = self._joined(container, find_running)
-        attachment = None
+        sandbox: int | None = None
         if not mode.startswith("container:"):
-            undo.push_async_callback(context.networks.release, container.id)
             attachment = await context.networks.acquire(mode, container.id)
-            state.endpoint = attachment.endpoint
-        sandbox = attachment.sandbox if attachment else None
-        container.mark("network ready")
-        killpoint("start:network-ready")
-        directory = context.exec_dir(container.id)
-        seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
-        killpoint("start:bundle-written")
-        container.mark("bundle written")
-        shim = await context.launcher.spawn(
-            container.id, directory, on_event=lambda event: self.event(container, shim, event)
+            state.endpoint, sandbox = attachment.endpoint, attachment.sandbox
+        try:
+            container.mark("network ready")
+            killpoint("start:network-ready")
+            directory = context.exec_dir(container.id)
+            seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
+            container.mark("bundle written")
+            killpoint("start:bundle-written")
+            shim = self._spawn(container, directory)
+            undo.push_async_callback(_send_away, shim)
+            runtime = record.host.runtime
+            created = shim.create(
+                bundle=directory,
+                runtime=None if runtime == BUILT_IN_RUNTIME else context.runtime_command(runtime),
+                rootfs=context.driver.rootfs(container.id),
+                cgroup=bundle.cgroup_path(record, context.settings),
+                stdin=record.config.open_stdin,
+                stdin_once=record.config.stdin_once,
+                log=context.log_target(container),
+                seccomp=seccomp,
+                netns=sandbox,
+            )
+            created.add_done_callback(lambda _: container.mark("container created"))
+            await created
+            killpoint("start:created")
+            return shim
+        finally:
+            if sandbox is not None:
+                os.close(sandbox)
+
+    def _spawn(self, container: Container, directory: str) -> Shim:
+        """A new shim. If it dies, now or later, the container's end is noted."""
+        shim, spawned = self._context.launcher.spawn(
+            container.id,
+            directory,
+            on_event=lambda event: self.event(container, event),
+            on_lost=lambda: self.lost(container),
         )
-        undo.push_async_callback(shim.destroy)
+        spawned.add_done_callback(lambda done: done.cancelled() or done.exception())
         killpoint("start:shim-forked")
-        container.mark("shim forked")
-        runtime = record.host.runtime
-        await shim.create(
-            bundle=directory,
-            runtime=None if runtime == BUILT_IN_RUNTIME else context.runtime_command(runtime),
-            rootfs=context.driver.rootfs(container.id),
-            cgroup=bundle.cgroup_path(record, context.settings),
-            stdin=record.config.open_stdin,
-            stdin_once=record.config.stdin_once,
-            log=context.log_target(container),
-            seccomp=seccomp,
-            netns=sandbox,
-        )
-        container.mark("container created")
-        killpoint("start:created")
         return shim
+
+    async def _launch(self, container: Container, shim: Shim) -> int:
+        """Hand the waiting clients to the shim and release the process; its pid. All requests go out at once."""
+        handed = [self._hand(shim, container, early) for early in container.early]
+        lent = [shim.wait(w.socket, w.condition) for w in container.waiters if w.socket is not None]
+        killpoint("start:clients-handed-over")
+        started = shim.start()
+        others = await asyncio.gather(*handed, *lent, return_exceptions=True)
+        container.early.clear()
+        pid = int((await started)["pid"])
+        container.mark("process started")
+        for failure in others:
+            if isinstance(failure, BaseException):
+                _log.warning("a client of container %s could not be handed over: %s", container.id, failure)
+        return pid
 
     def _joined(self, container: Container, find_running: FindRunning) -> bundle.Joined:
         """The namespaces of other containers this one joins, as paths that stay good while those run."""
@@ -195,59 +215,68 @@ class Lifecycle:
         if container.shim is None:
             hang_up(client.sock)
             return
-        await self._hand(container.shim, container, client)
+        try:
+            await self._hand(container.shim, container, client)
+        except (ShimError, ShimGone):
+            pass  # it ended just now: its socket is closed, and that is what the client sees
 
     async def _hand(self, shim: Shim, container: Container, client: EarlyClient) -> None:
         options, config = client.options, container.record.config
+        answer = shim.attach(
+            client.sock,
+            stdin=options.stdin and config.open_stdin,
+            stdout=options.stdout,
+            stderr=options.stderr,
+            mux=not config.tty,
+            detach_keys=(options.detach_keys or DETACH_KEYS) if config.tty else "",
+            pending=client.pending,
+        )
         try:
-            await shim.attach(
-                client.sock,
-                stdin=options.stdin and config.open_stdin,
-                stdout=options.stdout,
-                stderr=options.stderr,
-                mux=not config.tty,
-                detach_keys=(options.detach_keys or DETACH_KEYS) if config.tty else "",
-                pending=client.pending,
-            )
+            await answer
         finally:
             client.sock.close()
 
     # Events of a shim
 
-    def event(self, container: Container, shim: Shim, event: dict[str, object]) -> None:
+    def event(self, container: Container, event: Mapping[str, Any]) -> None:
         """Called in order for each event of a container's shim."""
-        kind = event["event"]
-        emit = self._context.events.emit
+        kind, emit = event["event"], self._context.events.emit
         if kind == "exit":
-            self._context.spawn(self.exited(container, shim, event))
+            self._context.spawn(self.exited(container, Exit.of(event)))
         elif kind == "oom":
             container.state.oom_killed = True
             emit("container", "oom", container.id, container.event_attributes())
         elif kind == "exec_exit":
-            self._context.exec_ended(container, str(event["exec_id"]), event["code"])
+            self._context.exec_ended(container, str(event["exec_id"]), int(event["code"]))
         elif kind == "detach":
-            exec_id = event.get("exec_id")
             attributes = container.event_attributes()
+            exec_id = event.get("exec_id")
             if exec_id:
                 emit("container", "exec_detach", container.id, {**attributes, "execID": str(exec_id)})
             else:
                 emit("container", "detach", container.id, attributes)
 
-    async def exited(self, container: Container, shim: Shim | None, event: dict[str, object]) -> None:
+    def lost(self, container: Container) -> None:
+        """The container's shim hung up. If the container was running, its shim has died: it goes with it."""
+        if container.state.is_running:
+            self._context.spawn(self._bury(container))
+
+    async def _bury(self, container: Container) -> None:
+        _log.warning("the shim of container %s died", container.id)
+        reason = "the container's shim died: its processes were killed"
+        await self.exited(container, await bury(self._context.exec_dir(container.id), reason))
+
+    async def exited(self, container: Container, end: Exit) -> None:
         """Take note that the container's process has ended: record, network, clients, `--rm`."""
         context, state = self._context, container.state
         async with container.lock:
             if not state.is_running:
-                return  # told twice: by the event and by the record a restart found
+                return  # told twice: by the event, and by the record that a restart or a lost shim led to
             state.become("exited")
-            code = event.get("code")
-            state.exit_code = code if isinstance(code, int) else 255
-            at_ns = event.get("at_ns")
-            state.finished_ns = at_ns if isinstance(at_ns, int) else time.time_ns()
-            state.oom_killed = state.oom_killed or event.get("oom_killed") is True
-            state.error = str(event.get("error") or "")
+            state.exit_code, state.finished_ns, state.error = end.code, end.at_ns, end.error
+            state.oom_killed = state.oom_killed or end.oom_killed
             state.pid = 0
-            container.shim = None
+            shim, container.shim = container.shim, None
             await context.networks.release(container.id)
             state.endpoint = None
             killpoint("exit:network-released")
@@ -256,18 +285,17 @@ class Lifecycle:
                 await context.save_state(container)
             killpoint("exit:state-written")
             if shim is not None:
-                await shim.release()
+                await _send_away(shim)
+            killpoint("exit:shim-released")
             context.end_execs(container)
             lived_s = max(0, state.finished_ns - state.started_ns) // 1_000_000_000
-            attributes = {
-                **container.event_attributes(),
-                "execDuration": str(lived_s),
-                "exitCode": str(state.exit_code),
-            }
-            context.events.emit("container", "die", container.id, attributes)
+            attributes = {"execDuration": str(lived_s), "exitCode": str(state.exit_code)}
+            context.events.emit(
+                "container", "die", container.id, {**container.event_attributes(), **attributes}
+            )
             answer = ContainerWaited(status_code=state.exit_code)
             for waiter in list(container.waiters):
-                if waiter.condition != "removed" or not auto_remove:
+                if waiter.condition != "removed":
                     waiter.settle(answer)
                     container.waiters.remove(waiter)
             container.ended.set()
@@ -342,6 +370,8 @@ class Lifecycle:
             return  # it is ending: the exit is on its way
         try:
             await shim.kill(number)
+        except ShimGone:
+            return  # the end of it is on its way
         except ShimError as exc:
             if exc.kind not in ("conflict", "not-found"):
                 raise Internal(f"cannot signal container {container.id}: {exc}") from exc
@@ -379,6 +409,15 @@ class Lifecycle:
         """Write new limits into the running container's cgroup."""
         assert container.shim is not None
         await container.shim.update(resources)
+
+
+async def _send_away(shim: Shim) -> None:
+    """The shim has done its duty: cgroup and mounts are given back when this returns."""
+    try:
+        await shim.release()
+    except (ShimError, ShimGone):
+        pass  # it has gone by itself
+    shim.close()
 
 
 def _runtime_message(error: ShimError) -> str:

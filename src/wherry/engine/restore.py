@@ -7,8 +7,6 @@ lives is connected again; each that ended meanwhile has its exit recorded; what 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import os
 import shutil
 import sqlite3
@@ -16,19 +14,19 @@ import time
 
 import msgspec
 
-from wherry.engine.containers import Containers
+from wherry.engine.attach import answer_wait
+from wherry.engine.containers import CONDITIONS, Containers
 from wherry.engine.context import Context
-from wherry.engine.records import Container, ContainerRecord, ContainerState
-from wherry.errors import WherryError
-from wherry.shim.client import Shim, ShimError
+from wherry.engine.execs import Execs
+from wherry.engine.records import Container, ContainerRecord, ContainerState, Status, Waiter
+from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
 
-_log = logging.getLogger(__name__)
-
+STRANGER_TIMEOUT_S = 5
 LOST = 255
 """The exit code of a container whose end nobody saw, as Docker gives it."""
 
 
-async def restore(context: Context, containers: Containers) -> None:
+async def restore(context: Context, containers: Containers, execs: Execs) -> None:
     """Called once, before anybody can ask for anything."""
     rows = await context.database.run(_rows, durable=False)
     known: dict[str, Container] = {}
@@ -38,7 +36,7 @@ async def restore(context: Context, containers: Containers) -> None:
         known[record.id] = container
     alive: set[str] = set()
     for container in known.values():
-        if await _reconnect(context, containers, container):
+        if await _reconnect(context, containers, execs, container):
             alive.add(container.id)
     await _end_strangers(context, set(known))
     await context.networks.reconcile(alive)
@@ -52,46 +50,58 @@ def _rows(connection: sqlite3.Connection) -> list[tuple[bytes, bytes]]:
     return [(row[0], row[1]) for row in connection.execute("SELECT config, state FROM container")]
 
 
-async def _reconnect(context: Context, containers: Containers, container: Container) -> bool:
+async def _reconnect(context: Context, containers: Containers, execs: Execs, container: Container) -> bool:
     """Whether the container runs. Its shim, if there is one, is connected or sent away."""
     directory = context.exec_dir(container.id)
-    shim: Shim | None = None
+    lifecycle, state = containers.lifecycle, container.state
     try:
-        shim = await context.launcher.connect(
-            container.id, directory, on_event=lambda event: containers.lifecycle.event(container, shim, event)
+        shim = Shim.connect(
+            container.id,
+            directory,
+            on_event=lambda event: lifecycle.event(container, event),
+            on_lost=lambda: lifecycle.lost(container),
         )
-    except (OSError, ShimError):
-        shim = None
-    if shim is None:
-        await _note_end(context, containers, container, directory)
-        return False
-    try:
         status = await shim.state()
-    except (OSError, ShimError) as exc:
-        _log.warning("shim of container %s does not answer: %s", container.id, exc)
-        await shim.destroy()
+    except (ShimGone, ShimError):
         await _note_end(context, containers, container, directory)
         return False
-    if status.status in ("running", "paused"):
-        state = container.state
-        state.status = "paused" if status.status == "paused" else "running"
-        state.pid = status.pid
-        state.started_ns = state.started_ns or status.started_ns or time.time_ns()
-        state.finished_ns = 0
-        state.endpoint = state.endpoint or context.networks.endpoint(container.id)
-        container.shim = shim
-        container.ended.clear()
-        await context.save_state(container)
-        return True
-    if status.status == "stopped" and (container.state.is_running or not container.state.finished_ns):
-        container.state.status = "running"
-        container.state.started_ns = container.state.started_ns or time.time_ns()
-        container.ended.clear()
-        await containers.lifecycle.exited(container, shim, status.exit or {"code": LOST})
+    if status["status"] not in ("running", "paused", "stopped"):
+        await _send_away(shim)  # created and never started: whoever asked was never answered
+        await _note_end(context, containers, container, directory)
         return False
-    await shim.destroy()  # created and never started: whoever asked for the start was never answered
-    await _note_end(context, containers, container, directory)
-    return False
+    await _take_waiters(context, container, shim)
+    execs.restore(container, status["execs"])
+    container.shim = shim
+    if status["status"] == "stopped":
+        if state.status == "exited" and state.finished_ns >= int(status["exit"]["at_ns"]):
+            container.shim = None
+            await _send_away(shim)  # known already
+            return False
+        _mark_running(container, "running")
+        await lifecycle.exited(container, Exit.of(status["exit"]))
+        return False
+    _mark_running(container, "paused" if status["status"] == "paused" else "running")
+    state.pid = int(status["pid"])
+    state.endpoint = context.networks.endpoint(container.id)
+    await context.save_state(container)
+    return True
+
+
+def _mark_running(container: Container, status: Status) -> None:
+    """What is found to run is running, whatever was written down before."""
+    state = container.state
+    if not state.is_running or not state.started_ns:
+        state.started_ns = time.time_ns()
+    state.status, state.finished_ns = status, 0
+    container.ended.clear()
+
+
+async def _take_waiters(context: Context, container: Container, shim: Shim) -> None:
+    """Clients of `wait` that an earlier daemon left with the shim."""
+    for condition, sock in await shim.waiters():
+        waiter = Waiter(CONDITIONS[condition])
+        container.waiters.append(waiter)
+        context.spawn(answer_wait(waiter, sock))
 
 
 async def _note_end(context: Context, containers: Containers, container: Container, directory: str) -> None:
@@ -101,27 +111,24 @@ async def _note_end(context: Context, containers: Containers, container: Contain
         state.status = "exited"
     if not state.is_running:
         return
-    record = read_exit_record(directory)
-    event: dict[str, object] = record or {
-        "code": LOST,
-        "at_ns": time.time_ns(),
-        "error": "",
-    }
+    if os.path.isdir(directory):
+        end = await bury(directory, "the container's shim died while there was no daemon")
+    else:  # the machine was started anew
+        end = Exit(code=LOST, signal=0, oom_killed=False, at_ns=time.time_ns(), error="")
     container.ended.clear()
-    auto_remove = container.record.host.auto_remove
-    await containers.lifecycle.exited(container, None, event)
-    if not auto_remove:
-        shutil.rmtree(directory, ignore_errors=True)
+    await containers.lifecycle.exited(container, end)
 
 
-def read_exit_record(directory: str) -> dict[str, object] | None:
-    """What the shim wrote when its container ended; None when there is none that can be read."""
+async def _send_away(shim: Shim) -> None:
     try:
-        with open(os.path.join(directory, "exit.json"), "rb") as file:
-            record: object = json.load(file)
-    except (OSError, ValueError):
-        return None
-    return {str(key): value for key, value in record.items()} if isinstance(record, dict) else None  # type: ignore[reportUnknownVariableType]
+        await shim.kill(9, everything=True)
+    except (ShimError, ShimGone):
+        pass
+    try:
+        await shim.release()
+    except (ShimError, ShimGone):
+        pass
+    shim.close()
 
 
 async def _end_strangers(context: Context, known: set[str]) -> None:
@@ -136,10 +143,20 @@ async def _end_strangers(context: Context, known: set[str]) -> None:
             continue
         directory = os.path.join(base, name)
         try:
-            shim = await context.launcher.connect(name, directory, on_event=lambda _event: None)
-            await shim.destroy()
-        except (OSError, ShimError, WherryError):
-            pass
+            ended = asyncio.Event()
+            shim = Shim.connect(
+                name,
+                directory,
+                on_event=lambda event, ended=ended: ended.set() if event["event"] == "exit" else None,
+                on_lost=ended.set,
+            )
+            await shim.kill(9, everything=True)
+            async with asyncio.timeout(STRANGER_TIMEOUT_S):
+                await ended.wait()
+            await shim.release()
+            shim.close()
+        except (ShimError, ShimGone, TimeoutError):
+            await bury(directory, "nobody knows this container")
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -1,8 +1,9 @@
 """The default system call filter, as data: the behaviour of Docker's default profile, grouped by purpose.
 
-Everything not named here is refused with EPERM. What is missing on purpose, because it has let containers out or is
-of no use inside one: io_uring, userfaultfd, the kernel keyring, kexec, swap, the classic module calls, and sockets of
-the families AF_ALG and AF_VSOCK. A test holds this table against the published profile.
+Everything not named here is refused with EPERM. What is missing on purpose, because it has let containers
+out or is of no use inside one: io_uring, userfaultfd, the kernel keyring, kexec, swap, the classic module
+calls, and sockets of the families AF_ALG and AF_VSOCK. A test holds this table against the published
+profile.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ class Argument(msgspec.Struct, frozen=True):
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Calls and what becomes of them, if the conditions hold for the container.
 
-    `caps`: the container has all of them. `arches`: the machine is one of them. `without_caps`, `without_arches`: the
-    container has none of them, the machine is none of them. `kernel`: at least this version.
+    `caps`: the container has all of them. `arches`: the machine is one of them. `without_caps`,
+    `without_arches`: the container has none of them, the machine is none of them. `kernel`: at least this
+    version.
     """
 
     names: tuple[str, ...]
@@ -170,7 +172,8 @@ RULES: tuple[Rule, ...] = (
         arches=("s390", "s390x"),
         without_caps=("CAP_SYS_ADMIN",),
     ),
-    # clone3 has its flags in memory, where a filter cannot look: "no such call" makes libc fall back to clone.
+    # clone3 has its flags in memory, where a filter cannot look: "no such call" makes libc fall back
+    # to clone.
     Rule(names=("clone3",), action="SCMP_ACT_ERRNO", errno=_ENOSYS, without_caps=("CAP_SYS_ADMIN",)),
 )
 """In the order in which a filter is to be built from them."""
