@@ -346,11 +346,11 @@ class Connection(RequestHandler):
         """TLS stays here: the caller gets one end of a socket pair, and the daemon copies in between."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        outer = Relay()
+        outer = Relay(is_engine=False)
         transport.pause_reading()
         transport.set_protocol(outer)
         outer.connection_made(transport)
-        _, inner = await self._loop.create_connection(Relay, sock=theirs)
+        _, inner = await self._loop.create_connection(lambda: Relay(is_engine=True), sock=theirs)
         outer.join(inner)
         transport.resume_reading()
         self.connection_lost(None)
