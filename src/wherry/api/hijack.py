@@ -315,6 +315,8 @@ class Connection(RequestHandler):
             super().data_received(early)
         if self._buffer_paused:
             self._resume_reading_for_buffer()
+        if self.is_gone and self.transport is not None:
+            self.transport.close()
 
     async def detach(self, head: bytes, *, settle: bool) -> tuple[socket.socket, bytes]:
         """Write `head`, then leave the connection to the caller: see `hijack`."""
@@ -352,6 +354,8 @@ class Connection(RequestHandler):
         outer.connection_made(transport)
         _, inner = await self._loop.create_connection(lambda: Relay(is_engine=True), sock=theirs)
         outer.join(inner)
+        if self.is_gone:
+            outer.eof_received()  # the client's end of input came before us, and comes only once
         transport.resume_reading()
         self.connection_lost(None)
         return ours

@@ -9,10 +9,10 @@ import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 
-import docker
 import pytest
 import pytest_asyncio
 
+import docker
 from tests.fakes.engine import BULK
 from tests.unit.api.conftest import Server
 
