@@ -140,5 +140,5 @@ async def server() -> AsyncIterator[Server]:
 async def eventually(holds: Callable[[], bool]) -> None:
     """Return when `holds()` is true, which must be soon."""
     async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110: what it looks at is no event of ours
+        while not holds():  # noqa: ASYNC110  # what it looks at is no event of ours
             await asyncio.sleep(0.005)
