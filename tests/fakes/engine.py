@@ -460,7 +460,7 @@ class FakeImages:
 
     async def import_image(
         self,
-        source: AsyncIterator[bytes] | str,
+        source: str,
         repo: str,
         tag: str,
         /,
@@ -468,8 +468,9 @@ class FakeImages:
         message: str,
         changes: list[str],
         platform: str | None,
+        stream: AsyncIterator[bytes] | None,
     ) -> AsyncIterator[dict[str, Any]]:
-        data = source if isinstance(source, str) else b"".join([part async for part in source])
+        data = b"".join([part async for part in stream]) if stream else source
         self._engine.note("import", data, repo, tag, message, changes)
         yield {"status": "sha256:1"}
 
