@@ -139,6 +139,8 @@ def run_command(
 ) -> int:
     """Read a command's own line, check it, and carry it out."""
     session.command = path
+    if leaf == "__complete":
+        return command.run(session, Options(()), arguments)
     full = f"{PROGRAM} {path}"
     usage = f"Usage:  {full} {command.arguments}\n\n"
     try:

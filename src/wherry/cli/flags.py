@@ -234,7 +234,7 @@ class Command:
     any number). `run` gets the session, the options and the arguments, and gives the exit code.
     """
 
-    __slots__ = ("arguments", "count", "examples", "interspersed", "run", "rows", "text")
+    __slots__ = ("arguments", "count", "examples", "interspersed", "rows", "run", "text")
 
     def __init__(
         self,

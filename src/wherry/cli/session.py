@@ -107,4 +107,4 @@ def is_terminal(fd: int) -> bool:
         return False
 
 
-__all__ = ["Exit", "PROGRAM", "Session", "WherryError", "default_tls", "describe", "is_terminal", "os_error"]
+__all__ = ["PROGRAM", "Exit", "Session", "WherryError", "default_tls", "describe", "is_terminal", "os_error"]

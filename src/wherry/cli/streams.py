@@ -9,10 +9,9 @@ The connection never blocks us on sending, so that output goes on while a proces
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-
-import _socket
 
 from wherry.client.http import ProtocolError
 

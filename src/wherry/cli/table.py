@@ -34,3 +34,11 @@ def tabulate(rows: Sequence[Sequence[str]], *, minimum: int = 10, padding: int =
         cells = [cell.ljust(width) for cell, width in zip(row, row_widths, strict=False)]
         lines.append("".join(cells) + (row[-1] if row else "") + "\n")
     return "".join(lines)
+
+
+def tabulate_text(text: str, *, minimum: int = 10, padding: int = 3) -> str:
+    """`tabulate` for text whose cells are parted by tabs."""
+    lines = text.split("\n")
+    last = lines.pop()
+    rows = [line.split("\t") for line in lines]
+    return tabulate(rows, minimum=minimum, padding=padding) + last

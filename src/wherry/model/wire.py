@@ -90,7 +90,11 @@ def _match_keys(value: Any, kind: Any) -> Any:
             return {k: _match_keys(v, args[1]) for k, v in cast("dict[str, Any]", value).items()}
         if origin is Union or type(kind).__name__ == "UnionType":
             for option in args:
-                if isinstance(value, dict) and isinstance(option, type) and issubclass(option, msgspec.Struct):
+                if (
+                    isinstance(value, dict)
+                    and isinstance(option, type)
+                    and issubclass(option, msgspec.Struct)
+                ):
                     return _match_keys(value, option)
                 if get_origin(option) in (list, dict) and isinstance(value, get_origin(option)):
                     return _match_keys(value, option)

@@ -52,7 +52,13 @@ class SnapshotDriver(Protocol):
     def has_layer(self, chain_id: ChainID) -> bool: ...
 
     def commit_layer(
-        self, chain_id: ChainID, parent: ChainID | None, diff_id: DiffID, tar: BinaryIO, *, stop: "Stop | None" = None
+        self,
+        chain_id: ChainID,
+        parent: ChainID | None,
+        diff_id: DiffID,
+        tar: BinaryIO,
+        *,
+        stop: "Stop | None" = None,
     ) -> int:
         """Unpack one uncompressed layer tar as `chain_id`, on top of `parent`; return its size in bytes.
 
