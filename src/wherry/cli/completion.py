@@ -8,13 +8,15 @@ An engine that does not answer is no error: there are then no names to offer.
 from __future__ import annotations
 
 from wherry.cli.commands import GROUPS, HIDDEN, LEAVES, load
-from wherry.cli.flags import BOOL, Command, Options, Row, find_long
+from wherry.cli.flags import BOOL, Command, Options, find_long
 from wherry.cli.session import PROGRAM, Exit, Session
 from wherry.errors import WherryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from wherry.cli.flags import Row
 
     Candidates = list[tuple[str, str]]
 

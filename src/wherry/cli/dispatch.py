@@ -49,6 +49,12 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except (WherryError, OSError) as exc:
         _complain(describe(exc))
         return 1
+    except Exception as exc:
+        # An answer in a shape nobody expected, or a bug of ours: one line, unless the whole story is asked for.
+        if "-D" in arguments or "--debug" in arguments:
+            raise
+        _complain(f"{PROGRAM}: unexpected {type(exc).__name__}: {exc} ({PROGRAM} -D shows where)")
+        return 1
 
 
 def _complain(message: str) -> None:
