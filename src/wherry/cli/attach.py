@@ -1,9 +1,10 @@
-"""`attach`, `start`, and what they share with `run` and `exec`: being the front end of a container's process."""
+"""`attach`, `start`, and what they share with `run` and `exec`: being the front end of a process."""
 
 from __future__ import annotations
 
 from wherry.cli.flags import BOOL, STRING, Command, Options
 from wherry.cli.session import Exit, Session, describe, is_terminal
+from wherry.client.answers import mapping
 from wherry.client.api import ApiError, decode, segment
 from wherry.errors import WherryError
 
@@ -56,7 +57,8 @@ def open_stream(
 
 
 class Front:
-    """Stands between the user's terminal and a process: raw mode, signals passed on, window size kept up to date.
+    """Stands between the user's terminal and a process: raw mode, signals passed on, window size kept
+    up to date.
 
     Signals that come before the process runs are kept and passed on then.
     """
@@ -134,7 +136,7 @@ def wait_status(response: Response, signals: Signals | None, on_signal: Callable
                 break
     answer = decode(response.read())
     response.connection.close()
-    problem = (answer.get("Error") or {}).get("Message")
+    problem = mapping(answer, "Error").get("Message")
     if problem:
         raise WherryError(f"Error waiting for container: {problem}")
     return int(answer["StatusCode"])

@@ -55,35 +55,35 @@ LEAVES: dict[str, tuple[str, str]] = {
     "__complete": ("completion", "Answer a shell's question for completions"),
 }
 
+SAME_IN_CONTAINER = tuple(
+    [
+        "attach",
+        "commit",
+        "create",
+        "diff",
+        "exec",
+        "export",
+        "kill",
+        "logs",
+        "pause",
+        "port",
+        "rename",
+        "restart",
+        "rm",
+        "run",
+        "start",
+        "stop",
+        "top",
+        "unpause",
+        "wait",
+    ]
+)
+
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "container": (
         "Manage containers",
         {
-            **{
-                name: name
-                for name in [
-                    "attach",
-                    "commit",
-                    "cp",
-                    "create",
-                    "diff",
-                    "exec",
-                    "export",
-                    "kill",
-                    "logs",
-                    "pause",
-                    "port",
-                    "rename",
-                    "restart",
-                    "rm",
-                    "run",
-                    "start",
-                    "stop",
-                    "top",
-                    "unpause",
-                    "wait",
-                ]
-            },
+            **dict(zip(SAME_IN_CONTAINER, SAME_IN_CONTAINER, strict=True)),
             "inspect": "container inspect",
             "ls": "ps",
             "prune": "container prune",

@@ -1,8 +1,8 @@
 """Shell completion: the scripts for bash, zsh and fish, and the hidden command that answers them.
 
-The scripts know nothing about commands. They run `wherry __complete WORD... CURRENT`, which prints one candidate a
-line as `value TAB description`, after a first line that says whether file names are welcome too (`:files`, `:none`).
-An engine that does not answer is no error: there are then no names to offer.
+The scripts know nothing about commands. They run `wherry __complete WORD... CURRENT`, which prints one
+candidate a line as `value TAB description`, after a first line that says whether file names are welcome too
+(`:files`, `:none`). An engine that does not answer is no error: there are then no names to offer.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from wherry.cli.commands import GROUPS, HIDDEN, LEAVES, load
 from wherry.cli.flags import BOOL, Command, Options, find_long
 from wherry.cli.session import PROGRAM, Exit, Session
+from wherry.client.answers import items
 from wherry.errors import WherryError
 
 TYPE_CHECKING = False
@@ -85,10 +86,50 @@ VALUES: dict[str, tuple[str, ...]] = {
     "format": ("json", "table"),
 }
 CAPABILITIES = tuple(
-    "ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH "
-    "FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN "
-    "NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT "
-    "SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM".split()
+    [
+        "ALL",
+        "AUDIT_CONTROL",
+        "AUDIT_READ",
+        "AUDIT_WRITE",
+        "BLOCK_SUSPEND",
+        "BPF",
+        "CHECKPOINT_RESTORE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "DAC_READ_SEARCH",
+        "FOWNER",
+        "FSETID",
+        "IPC_LOCK",
+        "IPC_OWNER",
+        "KILL",
+        "LEASE",
+        "LINUX_IMMUTABLE",
+        "MAC_ADMIN",
+        "MAC_OVERRIDE",
+        "MKNOD",
+        "NET_ADMIN",
+        "NET_BIND_SERVICE",
+        "NET_BROADCAST",
+        "NET_RAW",
+        "PERFMON",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYSLOG",
+        "SYS_ADMIN",
+        "SYS_BOOT",
+        "SYS_CHROOT",
+        "SYS_MODULE",
+        "SYS_NICE",
+        "SYS_PACCT",
+        "SYS_PTRACE",
+        "SYS_RAWIO",
+        "SYS_RESOURCE",
+        "SYS_TIME",
+        "SYS_TTY_CONFIG",
+        "WAKE_ALARM",
+    ]
 )
 FILE_FLAGS = (
     "cidfile",
@@ -107,7 +148,7 @@ FILE_FLAGS = (
 
 
 def complete(session: Session, words: Sequence[str]) -> tuple[bool, Candidates]:
-    """Whether file names are welcome, and the candidates for the last word. The first words are what precedes."""
+    """Whether file names are welcome, and the candidates for the last of the words."""
     from wherry.cli.dispatch import GLOBAL_ROWS
 
     *before, current = words or ("",)
@@ -223,10 +264,10 @@ def _names(session: Session, wanted: str) -> Candidates:
             for item in client.get("/containers/json", (("all", "1"),)):
                 if wanted not in STATES or item.get("State") in STATES[wanted]:
                     about = f"{item.get('Image', '')} {item.get('Status', '')}"
-                    found += [(name.removeprefix("/"), about) for name in item.get("Names") or ()]
+                    found += [(name.removeprefix("/"), about) for name in items(item, "Names")]
         if wanted in ("images", "anything"):
             for item in client.get("/images/json"):
-                found += [(tag, "image") for tag in item.get("RepoTags") or () if tag != "<none>:<none>"]
+                found += [(tag, "image") for tag in items(item, "RepoTags") if tag != "<none>:<none>"]
     except (WherryError, OSError):
         pass
     return sorted(found)

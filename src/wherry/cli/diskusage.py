@@ -10,6 +10,7 @@ from wherry.cli.images import image_fields, image_names
 from wherry.cli.listing import Fields
 from wherry.cli.ps import container_fields
 from wherry.cli.session import Session
+from wherry.client.answers import items, mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ def _share(part: int, whole: int) -> str:
 
 def summary(usage: dict[str, Any]) -> list[Fields]:
     """The four rows of the short form, from the answer of /system/df."""
-    images = usage.get("Images") or []
-    containers = usage.get("Containers") or []
-    volumes = usage.get("Volumes") or []
-    cache = usage.get("BuildCache") or []
+    images = items(usage, "Images")
+    containers = items(usage, "Containers")
+    volumes = items(usage, "Volumes")
+    cache = items(usage, "BuildCache")
     layers = usage.get("LayersSize") or 0
     used = sum(
         (image.get("Size") or 0) - max(image.get("SharedSize") or 0, 0)
@@ -59,7 +60,7 @@ def summary(usage: dict[str, Any]) -> list[Fields]:
     written = sum(item.get("SizeRw") or 0 for item in containers)
     idle = sum(item.get("SizeRw") or 0 for item in containers if item.get("State") not in ACTIVE_STATES)
     running = sum(item.get("State") in ACTIVE_STATES for item in containers)
-    kept = [volume.get("UsageData") or {} for volume in volumes]
+    kept = [mapping(volume, "UsageData") for volume in volumes]
     room = sum(max(data.get("Size", 0), 0) for data in kept)
     unused = sum(max(data.get("Size", 0), 0) for data in kept if data.get("RefCount") == 0)
     built = sum(item.get("Size") or 0 for item in cache if not item.get("Shared"))
@@ -110,7 +111,7 @@ def _verbose(session: Session, usage: dict[str, Any]) -> None:
     now = time.time()
     session.out("Images space usage:\n\n")
     rows: list[Fields] = []
-    for image in usage.get("Images") or ():
+    for image in items(usage, "Images"):
         names = next(iter(image_names(image, digests=False)))
         rows.append(image_fields(image, names, now, trunc=True))
     listing.show(
@@ -132,7 +133,7 @@ def _verbose(session: Session, usage: dict[str, Any]) -> None:
     )
     session.out("\nContainers space usage:\n\n")
     rows = []
-    for item in usage.get("Containers") or ():
+    for item in items(usage, "Containers"):
         fields = container_fields(item, now, trunc=True)
         size = units.human_size(item.get("SizeRw") or 0, 3)
         rows.append(Fields({**fields.fields, "Size": lambda size=size: size}))
@@ -154,7 +155,7 @@ def _verbose(session: Session, usage: dict[str, Any]) -> None:
         },
     )
     session.out("\nLocal Volumes space usage:\n\n")
-    rows = [_volume(volume) for volume in usage.get("Volumes") or ()]
+    rows = [_volume(volume) for volume in items(usage, "Volumes")]
     listing.show(
         session,
         rows,
@@ -163,7 +164,7 @@ def _verbose(session: Session, usage: dict[str, Any]) -> None:
         columns=("Name", "Links", "Size"),
         headers={"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"},
     )
-    cache = usage.get("BuildCache") or []
+    cache = items(usage, "BuildCache")
     total = sum(item.get("Size") or 0 for item in cache if not item.get("Shared"))
     session.out(f"\nBuild cache usage: {units.human_size(total)}\n\n")
     names = ("CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE", "SHARED")
@@ -171,7 +172,7 @@ def _verbose(session: Session, usage: dict[str, Any]) -> None:
 
 
 def _volume(volume: dict[str, Any]) -> Fields:
-    data = volume.get("UsageData") or {}
+    data = mapping(volume, "UsageData")
     size = data.get("Size", -1)
     return Fields(
         {

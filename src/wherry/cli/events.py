@@ -9,6 +9,7 @@ from wherry.cli import units
 from wherry.cli.flags import FILTER, STRING, Command, Options
 from wherry.cli.listing import SHORT_FORMAT_HELP, gather_filters
 from wherry.cli.session import Exit, Session
+from wherry.client.answers import mapping
 from wherry.client.api import filters, messages
 
 TYPE_CHECKING = False
@@ -22,9 +23,9 @@ def event_line(event: dict[str, Any]) -> str:
     nano = event.get("timeNano") or 0
     seconds = nano // 1_000_000_000 if nano else event.get("time") or 0
     line = f"{units.rfc3339_local(seconds, nano % 1_000_000_000)} " if seconds else ""
-    actor = event.get("Actor") or {}
+    actor = mapping(event, "Actor")
     line += f"{event.get('Type', '')} {event.get('Action', '')} {actor.get('ID', '')}"
-    attributes = actor.get("Attributes") or {}
+    attributes = mapping(actor, "Attributes")
     if attributes:
         line += f" ({', '.join(f'{key}={attributes[key]}' for key in sorted(attributes))})"
     return line + "\n"
@@ -43,7 +44,7 @@ def _printer(format_text: str) -> Callable[[dict[str, Any]], str]:
         raise Exit(64, f"Error parsing format: {exc}") from None
 
     def show(event: dict[str, Any]) -> str:
-        actor = Struct(event.get("Actor") or {})
+        actor = Struct(mapping(event, "Actor"))
         actor.setdefault("ID", "")
         actor.setdefault("Attributes", {})
         names = {

@@ -184,7 +184,7 @@ def unquote(text: str) -> str:
 
 
 def sprintf(layout: Any, *values: Any) -> str:
-    """fmt.Sprintf for %v %+v %#v %T %t %d %x %X %o %b %c %q %s %e %f %g %%, with flags, width and precision."""
+    """fmt.Sprintf for %v %T %t %d %x %X %o %b %c %q %s %e %f %g %%, with flags, width and precision."""
     if not isinstance(layout, str):
         raise ValueError(f"wrong type for value; expected string; got {type_name(layout)}")
     out: list[str] = []

@@ -9,6 +9,7 @@ from wherry.cli.flags import BOOL, FILTER, STRING, Command, Options
 from wherry.cli.listing import Fields, gather_filters, short_id, shorten
 from wherry.cli.reference import parse_reference
 from wherry.cli.session import Exit, Session
+from wherry.client.answers import items
 from wherry.client.api import ApiError, filters, segment
 
 TYPE_CHECKING = False
@@ -43,12 +44,12 @@ HISTORY_HEADERS = {
 def image_names(image: dict[str, Any], *, digests: bool) -> Iterator[tuple[str, str, str]]:
     """(repository, tag, digest) for each line that an image takes in a listing."""
     tags: dict[str, list[str]] = {}
-    for text in image.get("RepoTags") or ():
+    for text in items(image, "RepoTags"):
         name, _, tag = text.rpartition(":")
         if text != "<none>:<none>":
             tags.setdefault(_familiar(name), []).append(tag)
     by_digest: dict[str, list[str]] = {}
-    for text in image.get("RepoDigests") or ():
+    for text in items(image, "RepoDigests"):
         name, _, digest = text.partition("@")
         if text != "<none>@<none>":
             by_digest.setdefault(_familiar(name), []).append(digest)
@@ -191,9 +192,8 @@ def _tag(session: Session, options: Options, arguments: list[str]) -> int:
     try:
         reference = parse_reference(target)
     except ValueError as exc:
-        raise Exit(
-            1, f"Error parsing reference: {target!r} is not a valid repository/tag: {exc}".replace("'", '"')
-        )
+        message = f'Error parsing reference: "{target}" is not a valid repository/tag: {exc}'
+        raise Exit(1, message) from None
     if reference.digest:
         raise Exit(1, "refusing to create a tag with a digest reference")
     session.client.post(

@@ -1,8 +1,9 @@
-"""How `wherry info` is laid out: docker's lines, in docker's order, each only where the engine says something."""
+"""How `wherry info` is laid out: docker's lines in docker's order, where the engine says something."""
 
 from __future__ import annotations
 
 from wherry.cli import units
+from wherry.client.answers import items, mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def info_text(client: dict[str, Any], info: dict[str, Any] | None) -> tuple[str,
         + _registry(info)
         + _tail(info)
     )
-    warnings = "".join(f"{text}\n" for text in info.get("Warnings") or ())
+    warnings = "".join(f"{text}\n" for text in items(info, "Warnings"))
     return "\n".join(lines) + "\n\n", warnings
 
 
@@ -51,15 +52,15 @@ def _counts(info: dict[str, Any]) -> list[str]:
 
 def _drivers(info: dict[str, Any]) -> list[str]:
     lines = [f" Storage Driver: {info.get('Driver', '')}"]
-    lines += [f"  {key}: {value}" for key, value in info.get("DriverStatus") or ()]
-    for key, value in info.get("SystemStatus") or ():
+    lines += [f"  {key}: {value}" for key, value in items(info, "DriverStatus")]
+    for key, value in items(info, "SystemStatus"):
         lines.append(f" {key}: {value}")
     lines.append(f" Logging Driver: {info.get('LoggingDriver', '')}")
     if info.get("CgroupDriver"):
         lines.append(f" Cgroup Driver: {info['CgroupDriver']}")
     if info.get("CgroupVersion"):
         lines.append(f" Cgroup Version: {info['CgroupVersion']}")
-    plugins = info.get("Plugins") or {}
+    plugins = mapping(info, "Plugins")
     lines.append(" Plugins:")
     lines.append(f"  Volume: {' '.join(plugins.get('Volume') or ())}")
     lines.append(f"  Network: {' '.join(plugins.get('Network') or ())}")
@@ -73,7 +74,7 @@ def _drivers(info: dict[str, Any]) -> list[str]:
 
 
 def _swarm(info: dict[str, Any]) -> list[str]:
-    swarm = info.get("Swarm") or {}
+    swarm = mapping(info, "Swarm")
     lines = [f" Swarm: {swarm.get('LocalNodeState', '')}"]
     if swarm.get("LocalNodeState") in ("inactive", "locked", None, ""):
         return lines
@@ -96,7 +97,7 @@ def _runtime(info: dict[str, Any]) -> list[str]:
     if info.get("OSType") == "linux":
         lines.append(f" Init Binary: {info.get('InitBinary', '')}")
         for name, key in (("containerd", "ContainerdCommit"), ("runc", "RuncCommit"), ("init", "InitCommit")):
-            lines.append(f" {name} version: {(info.get(key) or {}).get('ID', '')}")
+            lines.append(f" {name} version: {mapping(info, key).get('ID', '')}")
         if info.get("SecurityOptions"):
             lines.append(" Security Options:")
             for text in info["SecurityOptions"]:
@@ -147,12 +148,12 @@ def _host(info: dict[str, Any]) -> list[str]:
 
 
 def _registry(info: dict[str, Any]) -> list[str]:
-    config = info.get("RegistryConfig") or {}
+    config = mapping(info, "RegistryConfig")
     lines: list[str] = []
     insecure = [
-        name for name, index in sorted((config.get("IndexConfigs") or {}).items()) if not index.get("Secure")
+        name for name, index in sorted(mapping(config, "IndexConfigs").items()) if not index.get("Secure")
     ]
-    insecure += config.get("InsecureRegistryCIDRs") or ()
+    insecure += items(config, "InsecureRegistryCIDRs")
     if insecure:
         lines.append(" Insecure Registries:")
         lines += [f"  {name}" for name in insecure]
@@ -171,8 +172,8 @@ def _tail(info: dict[str, Any]) -> list[str]:
     if info.get("DefaultAddressPools"):
         lines.append(" Default Address Pools:")
         lines += [f"   Base: {pool['Base']}, Size: {pool['Size']}" for pool in info["DefaultAddressPools"]]
-    firewall = info.get("FirewallBackend") or {}
+    firewall = mapping(info, "FirewallBackend")
     if firewall.get("Driver"):
         lines.append(f" Firewall Backend: {firewall['Driver']}")
-        lines += [f"  {key}: {value}" for key, value in firewall.get("Info") or ()]
+        lines += [f"  {key}: {value}" for key, value in items(firewall, "Info")]
     return lines

@@ -113,11 +113,11 @@ def typed(value: Any, key: str = "", parent: str = "") -> Any:
     from wherry.cli.template import Struct
 
     if isinstance(value, list):
-        items: list[Any] = value
+        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
         return [typed(item, key, parent) for item in items]
     if not isinstance(value, dict):
         return value
-    table: dict[str, Any] = value
+    table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
     is_map = key in MAPS or (key == "Config" and parent == "LogConfig")
     made: Any = {} if is_map else Struct()
     for name, item in table.items():

@@ -1,6 +1,7 @@
 """Listings: rows of named fields as a table, as JSON, or through a `--format` template.
 
-The usual table is written from its columns' names; the template engine is loaded only for a format of the user's.
+The usual table is written from its columns' names; the template engine is loaded only for a format of the
+user's.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def show(
     parse_error: str = "template parsing error",
     run_error: str = "template parsing error",
 ) -> None:
-    """Print rows. `columns` are the usual table's fields, `headers` what each field is called above a table."""
+    """Print rows. `columns` are the usual table's fields, `headers` how each field is headed."""
     if format_text in ("", "table"):
         lines = [[headers[column] for column in columns]]
         lines += [[_cell(row.fields[column]()) for column in columns] for row in rows]

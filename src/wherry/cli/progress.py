@@ -1,6 +1,7 @@
 """The engine's progress messages: bars that are redrawn in place on a terminal, plain lines elsewhere.
 
-Messages that have an id share the last lines of the screen, one line each; anything without one ends that block.
+Messages that have an id share the last lines of the screen, one line each; anything without one ends that
+block.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _span(seconds: int) -> str:
 
 
 class Screen:
-    """Draws messages. `terminal` chooses between redrawing and plain lines; `width` is asked for each time."""
+    """Draws messages: redrawn in place on a `terminal`, else in plain lines."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class Screen:
 
 
 def show_progress(response: Response, fd: int = 1, *, quiet: bool = False) -> None:
-    """Draw a stream of messages to stdout or stderr. Raises Exit with the engine's message if it ends in failure."""
+    """Draw a stream of messages to stdout or stderr. Raises Exit with the engine's message of failure."""
     import time
 
     stream = sys.stderr if fd == 2 else sys.stdout
@@ -135,7 +136,7 @@ def show_progress(response: Response, fd: int = 1, *, quiet: bool = False) -> No
     for message in messages(response):
         if not isinstance(message, dict):
             continue
-        fields: dict[str, Any] = message
+        fields: dict[str, Any] = message  # pyright: ignore[reportUnknownVariableType]
         problem = fields.get("errorDetail") or fields.get("error")
         if problem:
             raise Exit(1, str(problem.get("message", problem)) if isinstance(problem, dict) else str(problem))  # pyright: ignore

@@ -8,6 +8,7 @@ from wherry.cli import units
 from wherry.cli.flags import BOOL, FILTER, Command, Options
 from wherry.cli.listing import gather_filters
 from wherry.cli.session import Exit, Session
+from wherry.client.answers import items
 from wherry.client.api import filters
 
 CONTAINERS = "WARNING! This will remove all stopped containers.\nAre you sure you want to continue?"
@@ -29,7 +30,7 @@ def _containers(session: Session, options: Options, arguments: list[str]) -> int
     if not options.on("force"):
         _confirm(session, CONTAINERS)
     answer = session.client.post("/containers/prune", filters(gather_filters(options.many("filter"))))
-    deleted = answer.get("ContainersDeleted") or ()
+    deleted = items(answer, "ContainersDeleted")
     if deleted:
         session.out("Deleted Containers:\n" + "".join(f"{name}\n" for name in deleted) + "\n")
     session.out(f"Total reclaimed space: {units.human_size(answer.get('SpaceReclaimed') or 0)}\n")
@@ -43,7 +44,7 @@ def _images(session: Session, options: Options, arguments: list[str]) -> int:
     chosen = gather_filters(options.many("filter"))
     chosen["dangling"] = ["false" if unused else "true"]
     answer = session.client.post("/images/prune", filters(chosen))
-    deleted = answer.get("ImagesDeleted") or ()
+    deleted = items(answer, "ImagesDeleted")
     if deleted:
         lines = [
             f"untagged: {item['Untagged']}\n"

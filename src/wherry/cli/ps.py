@@ -8,6 +8,7 @@ from wherry.cli import listing, units
 from wherry.cli.flags import BOOL, FILTER, INT, Command, Options
 from wherry.cli.listing import Fields, gather_filters, short_id, shorten
 from wherry.cli.session import Session
+from wherry.client.answers import items, mapping
 from wherry.client.api import filters
 
 TYPE_CHECKING = False
@@ -47,10 +48,10 @@ ports: {{- pad .Ports 1 0}}
 
 def container_fields(found: dict[str, Any], now: float, *, trunc: bool) -> Fields:
     """What a listing shows of a container, from its entry in /containers/json."""
-    labels: dict[str, str] = found.get("Labels") or {}
+    labels: dict[str, str] = mapping(found, "Labels")
 
     def names() -> str:
-        given = [name.removeprefix("/") for name in found.get("Names") or ()]
+        given = [name.removeprefix("/") for name in items(found, "Names")]
         return ",".join(name for name in given if not trunc or "/" not in name)
 
     def command() -> str:
@@ -65,14 +66,14 @@ def container_fields(found: dict[str, Any], now: float, *, trunc: bool) -> Field
         return f"{text} (virtual {units.human_size(root, 3)})" if root > 0 else text
 
     def mounts() -> str:
-        given = [mount.get("Name") or mount.get("Source", "") for mount in found.get("Mounts") or ()]
+        given = [mount.get("Name") or mount.get("Source", "") for mount in items(found, "Mounts")]
         return ",".join(shorten(name, 15) if trunc else name for name in given)
 
     def networks() -> str:
-        return ",".join(sorted((found.get("NetworkSettings") or {}).get("Networks") or {}))
+        return ",".join(sorted(mapping(mapping(found, "NetworkSettings"), "Networks")))
 
     def platform() -> Any:
-        return (found.get("ImageManifestDescriptor") or {}).get("platform")
+        return mapping(found, "ImageManifestDescriptor").get("platform")
 
     fields: dict[str, Callable[[], Any]] = {
         "ID": lambda: short_id(found["Id"]) if trunc else found["Id"],
@@ -81,15 +82,13 @@ def container_fields(found: dict[str, Any], now: float, *, trunc: bool) -> Field
         "Command": command,
         "CreatedAt": lambda: units.format_local(found["Created"]),
         "RunningFor": lambda: units.human_duration(now - found["Created"]) + " ago",
-        "Ports": lambda: show_ports(found.get("Ports") or []),
+        "Ports": lambda: show_ports(items(found, "Ports")),
         "State": lambda: found.get("State", ""),
         "Status": lambda: found.get("Status", ""),
         "Size": size,
         "Labels": lambda: ",".join(sorted(f"{key}={value}" for key, value in labels.items())),
         "Mounts": mounts,
-        "LocalVolumes": lambda: str(
-            sum(mount.get("Driver") == "local" for mount in found.get("Mounts") or ())
-        ),
+        "LocalVolumes": lambda: str(sum(mount.get("Driver") == "local" for mount in items(found, "Mounts"))),
         "Networks": networks,
         "Platform": platform,
     }

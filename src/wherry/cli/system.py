@@ -9,6 +9,7 @@ import time
 from wherry.cli.flags import Command, Options
 from wherry.cli.listing import SHORT_FORMAT_ROW
 from wherry.cli.session import Exit, Session, describe
+from wherry.client.answers import mapping
 from wherry.errors import WherryError
 
 TYPE_CHECKING = False
@@ -102,13 +103,13 @@ def version_text(client: dict[str, Any], server: dict[str, Any] | None) -> str:
     ]
     if server is None:
         return "\n".join(lines) + "\n"
-    platform = (server.get("Platform") or {}).get("Name", "")
+    platform = mapping(server, "Platform").get("Name", "")
     lines += ["", f"Server: {platform}" if platform else "Server:"]
     components = server.get("Components") or [
         {"Name": "Engine", "Version": server.get("Version", ""), "Details": server}
     ]
     for component in components:
-        details = component.get("Details") or {}
+        details = mapping(component, "Details")
         lines.append(f" {component['Name']}:")
         lines.append(f"  {'Version:':<17} {component.get('Version', '')}")
         if component["Name"] == "Engine":
@@ -153,7 +154,7 @@ def _info(session: Session, options: Options, arguments: list[str]) -> int:
         info = session.client.get("/info")
     except WherryError as exc:
         problem = describe(exc)
-    client = {"Debug": False, **client_version(None), "Plugins": [], "Warnings": None}
+    client: dict[str, Any] = {"Debug": False, **client_version(None), "Plugins": [], "Warnings": None}
     del client["ApiVersion"]
     format_text = options.text("format")
     if format_text:

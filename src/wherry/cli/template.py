@@ -1,11 +1,13 @@
 """Go's text/template, as much of it as `--format` needs: a parser into a small tree, and its evaluation.
 
-    {{.Field.Sub}} {{index .Map "key"}} {{func arg | func}} {{printf "%-10s" .X}} {{$x := .Y}} {{/* note */}}
-    {{if}} {{else if}} {{else}} {{range $k, $v := .List}} {{break}} {{continue}} {{with}} {{define}} {{template}} {{end}}
+    {{.Field.Sub}} {{index .Map "key"}} {{func arg | func}} {{printf "%-10s" .X}} {{$x := .Y}} {{/* note
+    */}} {{if}} {{else if}} {{else}} {{range $k, $v := .List}} {{break}} {{continue}} {{with}}
+    {{define}} {{template}} {{end}}
 
-Values are Python's own: str, int, float, bool, None, list, and dict for a Go map, whose missing keys print as
-`<no value>`. `Struct` is a dict that stands for a Go struct: it prints as `{a b}`, is always true, and a field it
-has not is an error. `Record` is a row of a table whose fields are computed when asked for. Error texts are Go's.
+Values are Python's own: str, int, float, bool, None, list, and dict for a Go map, whose missing keys print
+as `<no value>`. `Struct` is a dict that stands for a Go struct: it prints as `{a b}`, is always true, and a
+field it has not is an error. `Record` is a row of a table whose fields are computed when asked for. Error
+texts are Go's.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ MAX_DEPTH = 200
 MAX_OUTPUT = 256 * 1024 * 1024
 
 
-class Struct(dict):  # pyright: ignore[reportMissingTypeArgument]
+class Struct(dict["str", "Any"]):
     """A Go struct, decoded from JSON. `type_name` is what error messages call it."""
 
     type_name = "struct"
@@ -456,7 +458,7 @@ def _index(value: Any, *keys: Any) -> Any:
         if isinstance(value, dict):
             if not isinstance(key, str):
                 raise ValueError(f"value has type {gofmt.type_name(key)}; should be string")
-            table: dict[str, Any] = value
+            table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
             if key in table:
                 value = table[key]
             elif all(isinstance(item, str) for item in table.values()):
@@ -466,7 +468,7 @@ def _index(value: Any, *keys: Any) -> Any:
         elif isinstance(value, (list, tuple, str)):
             if isinstance(key, bool) or not isinstance(key, int):
                 raise ValueError(f"cannot index slice/array with type {gofmt.type_name(key)}")
-            items: Any = value.encode() if isinstance(value, str) else value
+            items: Any = value.encode() if isinstance(value, str) else value  # pyright: ignore[reportUnknownVariableType]
             if not 0 <= key < len(items):
                 raise ValueError(f"index out of range: {key}")
             value = items[key]

@@ -546,7 +546,7 @@ class _Parser:
             return _Token(":=", ":=", at), at + 2
         if char in "|(),=":
             return _Token(char, char, at), at + 1
-        self._fail(
+        return self._fail(
             f"unexpected {char!r} in command".replace("'", '"')
             if char == "}"
             else f"unrecognized character in action: U+{ord(char):04X} '{char}'",

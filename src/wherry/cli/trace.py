@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from wherry.client.answers import items
 from wherry.client.api import ApiError
 
 TYPE_CHECKING = False
@@ -42,7 +43,7 @@ def show_trace(session: Session, path: str) -> None:
     except ApiError as exc:
         session.err(f"no trace of the start: {exc}\n")
         return
-    steps = [(str(step["Name"]), float(step["At"])) for step in answer.get("Steps") or ()]
+    steps = [(str(step["Name"]), float(step["At"])) for step in items(answer, "Steps")]
     if not steps:
         session.err("no trace of the start: the engine recorded no steps\n")
         return

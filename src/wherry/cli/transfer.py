@@ -136,15 +136,16 @@ def _check_output(path: str, what: str) -> None:
             raise Exit(1, f"cowardly refusing to {what} to a terminal. Use the -o flag or redirect")
         return
     directory = os.path.dirname(path)
+    thing = "image" if what == "save" else "container"
     if os.path.isdir(path):
         raise Exit(
             1,
-            f'failed to {what} {"image" if what == "save" else "container"}: invalid output path: "{path}" must be a regular file or not exist',
+            f'failed to {what} {thing}: invalid output path: "{path}" must be a regular file or not exist',
         )
     if directory and not os.path.isdir(directory):
         raise Exit(
             1,
-            f'failed to {what} {"image" if what == "save" else "container"}: invalid output path: directory "{directory}" does not exist',
+            f'failed to {what} {thing}: invalid output path: directory "{directory}" does not exist',
         )
 
 
