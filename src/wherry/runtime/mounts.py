@@ -1,0 +1,281 @@
+"""The mounts of config.json: parsed and checked before the fork, their sources opened in the host's mount namespace,
+attached by the container's first process below its new root.
+
+A mount is made detached with all its attributes (never writable for a moment when it shall be read-only) and moved to
+its target, which is resolved inside the root by descriptor and made when it is missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from wherry.linux import files, mounts
+from wherry.runtime.errors import invalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# option: attributes to add, attributes to remove
+_ATTRIBUTES: dict[str, tuple[int, int]] = {
+    "ro": (mounts.ATTR_RDONLY, 0),
+    "rw": (0, mounts.ATTR_RDONLY),
+    "nosuid": (mounts.ATTR_NOSUID, 0),
+    "suid": (0, mounts.ATTR_NOSUID),
+    "nodev": (mounts.ATTR_NODEV, 0),
+    "dev": (0, mounts.ATTR_NODEV),
+    "noexec": (mounts.ATTR_NOEXEC, 0),
+    "exec": (0, mounts.ATTR_NOEXEC),
+    "noatime": (mounts.ATTR_NOATIME, mounts.ATTR_ATIME),
+    "atime": (mounts.ATTR_RELATIME, mounts.ATTR_ATIME),
+    "relatime": (mounts.ATTR_RELATIME, mounts.ATTR_ATIME),
+    "norelatime": (mounts.ATTR_STRICTATIME, mounts.ATTR_ATIME),
+    "strictatime": (mounts.ATTR_STRICTATIME, mounts.ATTR_ATIME),
+    "nostrictatime": (mounts.ATTR_RELATIME, mounts.ATTR_ATIME),
+    "nodiratime": (mounts.ATTR_NODIRATIME, 0),
+    "diratime": (0, mounts.ATTR_NODIRATIME),
+    "nosymfollow": (mounts.ATTR_NOSYMFOLLOW, 0),
+    "symfollow": (0, mounts.ATTR_NOSYMFOLLOW),
+}
+_PROPAGATION: dict[str, tuple[int, bool]] = {
+    "private": (mounts.MS_PRIVATE, False),
+    "rprivate": (mounts.MS_PRIVATE, True),
+    "slave": (mounts.MS_SLAVE, False),
+    "rslave": (mounts.MS_SLAVE, True),
+    "shared": (mounts.MS_SHARED, False),
+    "rshared": (mounts.MS_SHARED, True),
+    "unbindable": (mounts.MS_UNBINDABLE, False),
+    "runbindable": (mounts.MS_UNBINDABLE, True),
+}
+# Flags of the filesystem itself, which fsconfig knows by the same names; the others switch nothing on.
+_FILESYSTEM_FLAGS = frozenset(("sync", "dirsync", "lazytime", "mand", "silent"))
+_NOTHING = frozenset(
+    ("defaults", "async", "nolazytime", "nomand", "loud", "remount", "iversion", "noiversion", "acl")
+)
+
+# What may be mounted below /proc (by name): lxcfs and friends replace single files; nothing else there is safe, since
+# the runtime and others trust what /proc says (CVE-2019-16884, CVE-2019-19921).
+_ALLOWED_IN_PROC = frozenset(
+    "/proc/cpuinfo /proc/diskstats /proc/meminfo /proc/stat /proc/swaps /proc/uptime /proc/loadavg /proc/slabinfo"
+    " /proc/net/dev /proc/sys/kernel/ns_last_pid /proc/sys/crypto/fips_enabled".split()
+)
+_TYPES_IN_PROC = frozenset(("proc",))
+
+
+class Mount:
+    """One entry of `mounts`, understood. `tree` is its detached bind, or -1 for a filesystem made by the child."""
+
+    __slots__ = (
+        "add",
+        "data",
+        "destination",
+        "kind",
+        "late_read_only",
+        "propagation",
+        "recursive_add",
+        "recursive_bind",
+        "recursive_remove",
+        "remove",
+        "source",
+        "source_is_directory",
+        "tree",
+    )
+
+    def __init__(self, kind: str, source: str, destination: str) -> None:
+        self.kind = kind
+        self.source = source
+        self.destination = destination
+        self.add = 0
+        self.remove = 0
+        self.recursive_add = 0
+        self.recursive_remove = 0
+        self.recursive_bind = False
+        self.propagation: list[tuple[int, bool]] = []
+        self.data: list[tuple[str, str | None]] = []
+        self.late_read_only = False
+        self.tree = -1
+        self.source_is_directory = True
+
+
+def parse(entry: dict[str, Any]) -> Mount:
+    """A `mounts` entry of config.json, refused when it makes no sense or would undermine the container."""
+    destination = entry.get("destination")
+    if not destination or not isinstance(destination, str):
+        raise invalid("mount destination is empty")
+    # Relative destinations are old usage that runc still takes as relative to "/".
+    destination = os.path.normpath("/" + destination.lstrip("/"))
+    options: list[str] = entry.get("options") or []
+    kind = str(entry.get("type") or "")
+    bind = "bind" in options or "rbind" in options
+    mount = Mount("bind" if bind else kind, str(entry.get("source") or ""), destination)
+    if not mount.kind:
+        raise invalid(f"mount destination {destination}: no type and not a bind")
+    for option in options:
+        _parse_option(mount, option)
+    if destination == "/":
+        raise invalid('mount destination "/" is not allowed: the root filesystem is given by root.path')
+    _check_proc(mount)
+    if entry.get("uidMappings") or entry.get("gidMappings"):
+        raise invalid(f"mount destination {destination}: id-mapped mounts are not supported")
+    return mount
+
+
+def open_source(mount: Mount, bundle: str) -> None:
+    """Clone a bind's source, seen from here: the host's mount namespace. A relative path starts at the bundle."""
+    if mount.kind != "bind":
+        return
+    if not mount.source:
+        raise invalid(f"mount destination {mount.destination}: a bind without a source")
+    path = mount.source if mount.source.startswith("/") else os.path.join(bundle, mount.source)
+    mount.tree = mounts.clone_tree(path, recursive=mount.recursive_bind)
+    try:
+        mount.source_is_directory = stat.S_ISDIR(os.fstat(mount.tree).st_mode)
+        # A clone of a shared mount is its peer: what is mounted below it inside must not reach the host, but the
+        # other way is what a container, whose whole tree is a slave of the host's, expects.
+        if not _shares(mount):
+            mounts.change_mount(mount.tree, propagation=mounts.MS_SLAVE, recursive=True)
+        _apply_attributes(mount)
+    except BaseException:
+        os.close(mount.tree)
+        mount.tree = -1
+        raise
+
+
+def make_detached(mount: Mount) -> int:
+    """The detached mount for an entry; new filesystems are made here, in the namespaces they belong to."""
+    if mount.tree >= 0:
+        return mount.tree
+    options = list(mount.data)
+    if mount.source:
+        options.insert(0, ("source", mount.source))
+    add = mount.add & ~mounts.ATTR_RDONLY if mount.late_read_only else mount.add
+    tree = mounts.new_filesystem(mount.kind, options, add & ~mounts.ATTR_IDMAP)
+    mount.tree = tree
+    if mount.recursive_add or mount.recursive_remove:
+        mounts.change_mount(tree, add=mount.recursive_add, remove=mount.recursive_remove)
+    return tree
+
+
+def open_target(root: int, mount: Mount) -> int:
+    """The O_PATH descriptor of the place to mount on, made when it is missing: a directory or a file, as the source.
+
+    /proc and /sys must be directories of the root itself: in an image where they are symlinks, masks and read-only
+    paths would be put elsewhere (CVE-2019-19921, CVE-2023-27561).
+    """
+    if mount.kind in ("proc", "sysfs"):
+        try:
+            os.close(
+                files.open_below(root, mount.destination, os.O_PATH | os.O_NOFOLLOW, resolve=_NO_SYMLINKS)
+            )
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            raise invalid(f"filesystem {mount.kind!r} must be mounted on ordinary directory") from exc
+    if mount.source_is_directory:
+        return files.make_directory(root, mount.destination)
+    return files.make_file(root, mount.destination)
+
+
+def attach(root: int, mount: Mount) -> None:
+    """Make and attach one mount below `root`, propagation last."""
+    tree = make_detached(mount)
+    target = open_target(root, mount)
+    try:
+        if mount.source_is_directory != stat.S_ISDIR(os.fstat(target).st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), mount.destination)
+        mounts.attach(tree, target)
+    finally:
+        os.close(target)
+    for propagation, recursive in mount.propagation:
+        mounts.change_mount(tree, propagation=propagation, recursive=recursive)
+
+
+def close(mount: Mount) -> None:
+    if mount.tree >= 0:
+        os.close(mount.tree)
+        mount.tree = -1
+
+
+def _parse_option(mount: Mount, option: str) -> None:
+    if option in ("bind", "rbind"):
+        mount.recursive_bind = mount.recursive_bind or option == "rbind"
+    elif option in _ATTRIBUTES:
+        add, remove = _ATTRIBUTES[option]
+        mount.add = mount.add & ~remove | add
+        mount.remove = mount.remove & ~add | remove
+    elif option in _PROPAGATION:
+        mount.propagation.append(_PROPAGATION[option])
+    elif option in _FILESYSTEM_FLAGS:
+        if mount.kind != "bind":
+            mount.data.append((option, None))
+    elif option in _NOTHING:
+        pass
+    elif option[:1] == "r" and option[1:] in _ATTRIBUTES:
+        add, remove = _ATTRIBUTES[option[1:]]
+        mount.recursive_add = mount.recursive_add & ~remove | add
+        mount.recursive_remove = mount.recursive_remove & ~add | remove
+    elif option == "tmpcopyup":
+        raise invalid(f"mount destination {mount.destination}: option tmpcopyup is not supported")
+    elif mount.kind != "bind":
+        key, equals, value = option.partition("=")
+        mount.data.append((key, value if equals else None))
+    elif option.partition("=")[0] not in (
+        "X-mount.mkdir",
+        "x-mount.mkdir",
+        "idmap",
+        "ridmap",
+        "copy",
+        "nocopy",
+        "z",
+        "Z",
+    ):
+        raise invalid(f"mount destination {mount.destination}: unknown bind option {option!r}")
+    elif option in ("idmap", "ridmap"):
+        raise invalid(f"mount destination {mount.destination}: id-mapped mounts are not supported")
+
+
+def _apply_attributes(mount: Mount) -> None:
+    if mount.recursive_add or mount.recursive_remove:
+        mounts.change_mount(
+            mount.tree, add=mount.recursive_add, remove=mount.recursive_remove, recursive=True
+        )
+    if mount.add or mount.remove:
+        mounts.change_mount(mount.tree, add=mount.add, remove=mount.remove)
+
+
+def _shares(mount: Mount) -> bool:
+    """Whether the entry asks for two-way propagation with the host."""
+    return any(propagation == mounts.MS_SHARED for propagation, _ in mount.propagation)
+
+
+def _check_proc(mount: Mount) -> None:
+    """Refuse what lies on or below /proc, save a procfs on it and single files that tools are known to replace."""
+    place = mount.destination
+    if place != "/proc" and not place.startswith("/proc/"):
+        return
+    if place == "/proc":
+        if mount.kind in _TYPES_IN_PROC:
+            return
+        if mount.kind == "bind" and _is_procfs(mount.source):
+            return
+        raise invalid(f'mount destination "{place}" is not of type proc')
+    if place not in _ALLOWED_IN_PROC:
+        raise invalid(f'mount destination "{place}" cannot be mounted because it is inside /proc')
+
+
+def _is_procfs(path: str) -> bool:
+    """Whether the host's `path` is the root of a procfs: privileged pods bind the host's /proc as a whole."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return files.filesystem_type(descriptor) == PROC_SUPER_MAGIC and os.fstat(descriptor).st_ino == 1
+    finally:
+        os.close(descriptor)
+
+
+_NO_SYMLINKS = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_SYMLINKS
+PROC_SUPER_MAGIC = 0x9FA0

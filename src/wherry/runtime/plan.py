@@ -1,0 +1,151 @@
+"""config.json understood: everything that can be refused is refused here, before anything is made."""
+
+from __future__ import annotations
+
+import os
+
+from wherry.linux import process
+from wherry.runtime import devices, mounts, procfs
+from wherry.runtime.errors import invalid
+from wherry.runtime.identity import Identity
+from wherry.runtime.namespaces import Namespaces, open_namespaces
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_MAX_HOSTNAME = 64
+_SUPPORTED_VERSION = "1."
+
+
+class Plan:
+    """One container to be made. The descriptors it holds are close()d by the maker after the fork."""
+
+    __slots__ = (
+        "annotations",
+        "bundle",
+        "cgroup_namespace_new",
+        "container_id",
+        "descriptors",
+        "devices",
+        "domainname",
+        "hooks",
+        "hostname",
+        "identity",
+        "masked",
+        "mounts",
+        "namespaces",
+        "pivot",
+        "preserved",
+        "propagation",
+        "read_only",
+        "read_only_paths",
+        "resources",
+        "root",
+        "sysctl",
+        "uid_mappings",
+        "gid_mappings",
+    )
+
+    def __init__(
+        self, spec: dict[str, Any], *, container_id: str, bundle: str, seccomp: bytes | None
+    ) -> None:
+        version = spec.get("ociVersion")
+        if version is not None and not str(version).startswith(_SUPPORTED_VERSION):
+            raise invalid(f"unsupported ociVersion {version!r}: want 1.x")
+        linux = spec.get("linux")
+        if not isinstance(linux, dict):
+            raise invalid("linux must be set in config.json")
+        entry = spec.get("process")
+        if not isinstance(entry, dict):
+            raise invalid("process must be set in config.json")
+        self.container_id = container_id
+        self.bundle = bundle
+        self.identity = Identity(entry, seccomp)
+        self.hostname = str(spec.get("hostname") or "")
+        self.domainname = str(spec.get("domainname") or "")
+        for name in (self.hostname, self.domainname):
+            if len(name.encode()) > _MAX_HOSTNAME:
+                raise invalid(f"host name {name!r} is longer than {_MAX_HOSTNAME} bytes")
+        self.mounts = [mounts.parse(each) for each in spec.get("mounts") or []]
+        self.devices = devices.parse(linux.get("devices") or [])
+        self.masked = [_absolute("masked path", each) for each in linux.get("maskedPaths") or []]
+        self.read_only_paths = [
+            _absolute("read-only path", each) for each in linux.get("readonlyPaths") or []
+        ]
+        self.sysctl = {
+            procfs.sysctl_path(key): str(value) for key, value in (linux.get("sysctl") or {}).items()
+        }
+        self.propagation = str(linux.get("rootfsPropagation") or "")
+        self.read_only = bool((spec.get("root") or {}).get("readonly"))
+        self.resources: dict[str, Any] = linux.get("resources") or {}
+        self.annotations: dict[str, str] = spec.get("annotations") or {}
+        self.hooks: dict[str, list[dict[str, Any]]] = spec.get("hooks") or {}
+        self.uid_mappings: list[dict[str, int]] = linux.get("uidMappings") or []
+        self.gid_mappings: list[dict[str, int]] = linux.get("gidMappings") or []
+        self.namespaces = Namespaces(0, {})
+        self.root = -1
+        self.pivot = True
+        self.preserved = 0
+        self.descriptors: list[int] = []
+
+    def open_namespaces(self, entries: list[dict[str, Any]], network: int | None) -> None:
+        """Open what is joined, and refuse what would change the host's own namespaces."""
+        self.namespaces = open_namespaces(entries, network=network)
+        have = self.namespaces.all
+        if not have & process.CLONE_NEWNS:
+            raise invalid("a container needs a mount namespace of its own")
+        new_user = self.namespaces.new & process.CLONE_NEWUSER
+        if new_user and not (self.uid_mappings and self.gid_mappings):
+            raise invalid("user namespaces enabled, but no user ID and group ID mappings specified")
+        if self.hostname and not have & process.CLONE_NEWUTS:
+            raise invalid("unable to set hostname without a private UTS namespace")
+        if self.domainname and not have & process.CLONE_NEWUTS:
+            raise invalid("unable to set domainname without a private UTS namespace")
+        for key in self.sysctl:
+            _check_sysctl(key, have)
+
+    def close(self) -> None:
+        """Close what was opened for the container; the caller's own descriptors are not among it."""
+        self.namespaces.close()
+        for mount in self.mounts:
+            mounts.close(mount)
+        for device in self.devices:
+            if device.tree >= 0:
+                os.close(device.tree)
+                device.tree = -1
+        if self.root >= 0:
+            os.close(self.root)
+            self.root = -1
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors.clear()
+
+
+_IPC_SYSCTLS = frozenset(
+    f"kernel/{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split()
+)
+
+
+def _check_sysctl(key: str, have: int) -> None:
+    """Only parameters that belong to a namespace of the container's own may be set."""
+    shown = key.replace("/", ".")
+    if key in _IPC_SYSCTLS or key.startswith("fs/mqueue/"):
+        if have & process.CLONE_NEWIPC:
+            return
+        raise invalid(f'sysctl "{shown}" is not allowed in the hosts ipc namespace')
+    if key.startswith("net/"):
+        if have & process.CLONE_NEWNET:
+            return
+        raise invalid(f'sysctl "{shown}" not allowed in host network namespace')
+    if key in ("kernel/domainname", "kernel/hostname") and have & process.CLONE_NEWUTS:
+        return
+    if key.startswith("user/") and have & process.CLONE_NEWUSER:
+        return
+    raise invalid(f'sysctl "{shown}" is not in a separate kernel namespace')
+
+
+def _absolute(what: str, path: object) -> str:
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise invalid(f"invalid {what} {path!r}: want an absolute path")
+    return path

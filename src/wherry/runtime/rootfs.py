@@ -1,0 +1,125 @@
+"""The root filesystem: assembled detached by the maker, attached and entered by the container's first process."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from wherry.linux import mounts
+from wherry.runtime.errors import invalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_PROPAGATION = {
+    "": mounts.MS_SLAVE | mounts.MS_REC,
+    "private": mounts.MS_PRIVATE,
+    "rprivate": mounts.MS_PRIVATE | mounts.MS_REC,
+    "slave": mounts.MS_SLAVE,
+    "rslave": mounts.MS_SLAVE | mounts.MS_REC,
+    "shared": mounts.MS_SHARED,
+    "rshared": mounts.MS_SHARED | mounts.MS_REC,
+    "unbindable": mounts.MS_UNBINDABLE,
+    "runbindable": mounts.MS_UNBINDABLE | mounts.MS_REC,
+}
+
+
+def assemble(rootfs: dict[str, Any] | None, spec: dict[str, Any], bundle: str) -> int:
+    """The detached mount that becomes the container's root: a Rootfs value, or root.path of the bundle."""
+    if rootfs is None:
+        return _bind((spec.get("root") or {}).get("path"), bundle, recursive=True)
+    kind = rootfs.get("type")
+    if kind == "bind":
+        return _bind(rootfs.get("source"), bundle, recursive=False)
+    if kind == "overlay":
+        return _overlay(rootfs)
+    raise invalid(f"unknown root filesystem type {kind!r}: want overlay or bind")
+
+
+def isolate(propagation: str) -> None:
+    """Cut the way from our new mount namespace back to the host's: nothing that follows may show there."""
+    if propagation not in _PROPAGATION:
+        raise invalid(f"rootfsPropagation {propagation!r} does not exist")
+    mounts.set_propagation("/", mounts.MS_SLAVE | mounts.MS_REC)
+
+
+def attach(tree: int) -> None:
+    """Attach the root on top of the old one, where nobody can have put anything else."""
+    mounts.attach(tree, "/")
+
+
+def enter(tree: int, *, pivot: bool = True) -> None:
+    """Make the attached `tree` our root and drop the old one with everything that is mounted in it."""
+    os.fchdir(tree)
+    if not pivot:
+        os.chroot(".")
+        os.chdir("/")
+        return
+    # "." twice: the old root ends up mounted on top of the new one, and is taken off again (pivot_root(2)).
+    mounts.pivot_root(".", ".")
+    mounts.unmount(".", mounts.MNT_DETACH)
+    os.chdir("/")
+
+
+def finish(tree: int, *, propagation: str, read_only: bool) -> None:
+    """The last touches on the entered root: propagation as asked for, and read-only."""
+    if propagation:
+        flags = _PROPAGATION[propagation]
+        mounts.change_mount(tree, propagation=flags & ~mounts.MS_REC, recursive=bool(flags & mounts.MS_REC))
+    if read_only:
+        mounts.change_mount(tree, add=mounts.ATTR_RDONLY)
+
+
+def _bind(path: str | None, bundle: str, *, recursive: bool) -> int:
+    if not path:
+        raise invalid("root.path must be set")
+    full = path if path.startswith("/") else os.path.join(bundle, path)
+    try:
+        tree = mounts.clone_tree(full, recursive=recursive)
+    except FileNotFoundError as exc:
+        raise invalid(f"invalid rootfs: stat {full}: no such file or directory") from exc
+    try:
+        # Before anything is mounted below: a clone of a shared mount would carry it to the host.
+        mounts.change_mount(tree, propagation=mounts.MS_SLAVE, recursive=True)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _overlay(rootfs: dict[str, Any]) -> int:
+    lower: list[str] = rootfs["lower"]
+    context = mounts.open_filesystem("overlay")
+    try:
+        mounts.set_option(context, "source", "overlay")
+        _set_layers(context, lower)
+        if rootfs.get("upper"):
+            mounts.set_option(context, "upperdir", _escape(rootfs["upper"]))
+            mounts.set_option(context, "workdir", _escape(rootfs["work"]))
+        for option in rootfs.get("options") or []:
+            key, equals, value = option.partition("=")
+            mounts.set_option(context, key, value if equals else None)
+        mounts.create_filesystem(context, "overlay")
+        return mounts.mount_filesystem(context)
+    finally:
+        os.close(context)
+
+
+def _set_layers(context: int, lower: list[str]) -> None:
+    """Top layer first. `lowerdir+` (Linux 6.5) takes any name and has no limit of one page for all of them."""
+    for index, path in enumerate(lower):
+        try:
+            mounts.set_option(context, "lowerdir+", path)
+        except OSError as exc:
+            if index or exc.errno != errno.EINVAL:
+                raise
+            mounts.set_option(context, "lowerdir", ":".join(_escape(each, ":") for each in lower))
+            return
+
+
+def _escape(path: str, extra: str = "") -> str:
+    """overlay's own parser takes a backslash before the characters it would otherwise interpret."""
+    for character in "\\" + extra:
+        path = path.replace(character, "\\" + character)
+    return path
