@@ -38,7 +38,7 @@ def sort_key(key: Any) -> tuple[int, Any]:
 
 def display(value: Any) -> str:
     """How `{{value}}` and %v print."""
-    from wherry.cli.template import Missing, Record, Struct
+    from wherry.cli.template import Missing, Record, Struct, nil_of
 
     if isinstance(value, str):
         return value
@@ -57,7 +57,7 @@ def display(value: Any) -> str:
     if isinstance(value, Record):
         return "{" + " ".join(display(item) for item in value.plain().values()) + "}"
     if isinstance(value, Struct):
-        return "{" + " ".join(display(item) for item in value.values()) + "}"  # pyright: ignore[reportUnknownVariableType]
+        return "{" + " ".join(display(nil_of(k) if v is None else v) for k, v in value.items()) + "}"
     if isinstance(value, dict):
         items: Any = sorted(value.items(), key=lambda item: sort_key(item[0]))  # pyright: ignore
         return "map[" + " ".join(f"{display(key)}:{display(item)}" for key, item in items) + "]"

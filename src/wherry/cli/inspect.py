@@ -82,35 +82,9 @@ def _show_template(session: Session, format_text: str, found: list[str]) -> None
             raise Exit(1, f"template parsing error: {exc}") from None
 
 
-MAPS = frozenset(
-    [
-        "Annotations",
-        "Attributes",
-        "Data",
-        "DriverOpts",
-        "ExposedPorts",
-        "Labels",
-        "Networks",
-        "Options",
-        "PortBindings",
-        "Ports",
-        "StorageOpt",
-        "Sysctls",
-        "Tmpfs",
-        "Volumes",
-        "Details",
-        "Status",
-        "Metadata",
-        "Runtimes",
-        "IndexConfigs",
-    ]
-)
-"""Fields that are maps in Docker's types; every other object is a struct, and prints as one."""
-
-
 def typed(value: Any, key: str = "", parent: str = "") -> Any:
     """JSON as the Go values it stands for, where templates can tell: structs and maps."""
-    from wherry.cli.template import Struct
+    from wherry.cli.template import MAPS, Struct
 
     if isinstance(value, list):
         items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
@@ -122,6 +96,8 @@ def typed(value: Any, key: str = "", parent: str = "") -> Any:
     made: Any = {} if is_map else Struct()
     for name, item in table.items():
         made[name] = typed(item, "" if is_map else name, key)
+    if key == "State":
+        made.setdefault("Health", None)  # the engine leaves it out where there is no health check
     return made
 
 

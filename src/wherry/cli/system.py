@@ -9,12 +9,14 @@ import time
 from wherry.cli.flags import Command, Options
 from wherry.cli.listing import SHORT_FORMAT_ROW
 from wherry.cli.session import Exit, Session, describe
-from wherry.client.answers import mapping
+from wherry.client.answers import items, mapping
 from wherry.errors import WherryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from wherry.cli.template import Template
 
 API_VERSION = "1.51"
 """The newest version of the API whose answers we read."""
@@ -52,6 +54,10 @@ def _version(session: Session, options: Options, arguments: list[str]) -> int:
     problem = ""
     try:
         server = session.client.get("/version")
+        for component in items(server, "Components"):
+            details = mapping(component, "Details")
+            if "BuildTime" in details:
+                details["BuildTime"] = _built(str(details["BuildTime"]))
     except WherryError as exc:
         problem = describe(exc)
     client = client_version(server)
@@ -78,9 +84,17 @@ def _version_format(format_text: str, client: dict[str, Any], server: dict[str, 
         raise Exit(64, f"template parsing error: {exc}") from None
     value = typed(both)
     _name(value, "system.versionInfo")
+    return _render(template, value)
+
+
+def _render(template: Template, value: Any) -> str:
+    """A template's text; if it fails, what came before is printed too, as docker does."""
+    from wherry.cli.template import TemplateError
+
     try:
         return template.render(value) + "\n"
     except TemplateError as exc:
+        sys.stdout.write(f"{exc.partial}\n")
         raise Exit(1, str(exc)) from None
 
 
@@ -127,7 +141,7 @@ def _engine_lines(details: dict[str, Any]) -> list[str]:
         ),
         ("Go version", details.get("GoVersion", "")),
         ("Git commit", details.get("GitCommit", "")),
-        ("Built", _built(str(details.get("BuildTime", "")))),
+        ("Built", details.get("BuildTime", "")),
         ("OS/Arch", f"{details.get('Os', '')}/{details.get('Arch', '')}"),
         ("Experimental", str(details.get("Experimental", "false")).lower()),
     ]
@@ -183,10 +197,7 @@ def _info_format(format_text: str, info: dict[str, Any], client: dict[str, Any],
         raise Exit(64, f"template parsing error: {exc}") from None
     value = typed(whole)
     _name(value, "system.dockerInfo")
-    try:
-        return template.render(value) + "\n"
-    except TemplateError as exc:
-        raise Exit(1, str(exc)) from None
+    return _render(template, value)
 
 
 def _dial_stdio(session: Session, options: Options, arguments: list[str]) -> int:

@@ -100,7 +100,7 @@ class Template:
     ) -> None:
         self._functions = {**FUNCTIONS, **(functions or {})}
         self._name = name
-        self._strict = strict  # a missing map key is an error
+        self._strict = strict  # word a missing field as `inspect` does, which then looks at the bare JSON
         self._nodes, self._defined = parse_template(text, name, self._functions)
         self._text = text
 
@@ -131,7 +131,11 @@ class _Run:
         self._depth = 0
 
     def run(self, nodes: Sequence[Any], value: Any) -> str:
-        self._walk(nodes, value, [("$", value)])
+        try:
+            self._walk(nodes, value, [("$", value)])
+        except TemplateError as exc:
+            exc.partial = "".join(self._out)
+            raise
         return "".join(self._out)
 
     # -- statements
@@ -264,12 +268,12 @@ class _Run:
             return dot
         if isinstance(word, Nil):
             return None
-        if isinstance(word, Field):
-            return self._fields(word, dot, word.names)
         if isinstance(word, Variable):
             return self._fields(word, self._variable(word, scope), word.names)
         if isinstance(word, Chain):
             return self._fields(word, self._value(word.base, dot, scope), word.names)
+        if isinstance(word, Field):
+            return self._fields(word, dot, word.names)
         if isinstance(word, Pipe):
             return self._pipe(word, dot, scope)
         return self._call(word, (), dot, scope, _NOTHING)
@@ -298,24 +302,20 @@ class _Run:
                 if self._strict:
                     raise self._error(word, f'map has no entry for key "{name}"')
                 raise self._error(word, f"can't evaluate field {name} in type {value.type_name}")
-            return found
+            return nil_of(name) if found is None else found
         if isinstance(value, dict):
-            if name in value:
-                return value[name]  # pyright: ignore[reportUnknownVariableType]
-            if self._strict:
-                raise self._error(word, f'map has no entry for key "{name}"')
-            return MISSING
+            return value.get(name, MISSING)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if value is None or isinstance(value, Missing):
             raise self._error(word, f"nil data; no entry for key {name!r}".replace("'", '"'))
         raise self._error(word, f"can't evaluate field {name} in type {gofmt.type_name(value)}")
 
     def _method(self, word: Any, dot: Any, scope: list[tuple[str, Any]], arguments: list[Any]) -> Any:
-        if isinstance(word, Field):
-            base = dot
-        elif isinstance(word, Variable):
+        if isinstance(word, Variable):
             base = self._variable(word, scope)
-        else:
+        elif isinstance(word, Chain):
             base = self._value(word.base, dot, scope)
+        else:
+            base = dot
         if not word.names:
             raise self._error(word, f"can't give argument to non-function {word}")
         base = self._fields(word, base, word.names[:-1])
@@ -387,6 +387,30 @@ def struct_field(value: Mapping[str, Any], name: str) -> Any:
     return MISSING
 
 
+class NilList(list["Any"]):
+    """A Go slice that is nil: it prints as `[]`, and in JSON as null."""
+
+
+NIL_LIST = NilList()
+MAPS = frozenset(
+    "Annotations Attributes Data DriverOpts ExposedPorts Labels Networks Options PortBindings Ports StorageOpt "
+    "Sysctls Tmpfs Volumes Details Metadata Runtimes IndexConfigs".split()
+)
+"""Fields that are maps in Docker's types; every other object is a struct, and prints as one."""
+POINTERS = frozenset(
+    "Health Healthcheck IPAMConfig ImageManifestDescriptor Init MemorySwappiness OomKillDisable PidsLimit Server "
+    "StopTimeout Swarm UsageData".split()
+)
+"""Fields that are pointers there: null is `<nil>`, where elsewhere it is an empty list."""
+
+
+def nil_of(name: str) -> Any:
+    """What null stands for in a field: no map, no value, or most often no list."""
+    if name in MAPS:
+        return {}
+    return None if name in POINTERS else NIL_LIST
+
+
 def truth(value: Any) -> bool:
     """What `if` takes for true: not empty, not zero, not nil; structs always."""
     if isinstance(value, (Struct, Record)):
@@ -399,7 +423,7 @@ def truth(value: Any) -> bool:
 def _plain(value: Any) -> Any:
     if isinstance(value, Record):
         return value.plain()
-    if isinstance(value, Missing):
+    if isinstance(value, (Missing, NilList)):
         return None
     return value
 

@@ -14,7 +14,9 @@ MAX_NESTING = 100
 
 
 class TemplateError(InvalidParameter):
-    """A template that cannot be parsed or evaluated; the text is Go's."""
+    """A template that cannot be parsed or evaluated; the text is Go's. `partial` is what it printed before."""
+
+    partial = ""
 
 
 class Node:
