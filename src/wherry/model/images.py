@@ -53,20 +53,20 @@ class ImageSummary(Wire):
 
 
 class ImageConfigView(Wire):
-    """`Config` of an image's inspect since API 1.50: what an image can say, empty fields left out."""
+    """`Config` of an image's inspect: what an image can say. Seen of dockerd 28: these are null, those left out."""
 
-    user: str | UnsetType = UNSET
+    user: str = ""
     exposed_ports: dict[str, dict[str, Any]] | UnsetType = UNSET
-    env: list[str] | UnsetType = UNSET
-    entrypoint: list[str] | UnsetType = UNSET
-    cmd: list[str] | UnsetType = UNSET
-    volumes: dict[str, dict[str, Any]] | UnsetType = UNSET
-    working_dir: str | UnsetType = UNSET
-    labels: dict[str, str] | UnsetType = UNSET
-    stop_signal: str | UnsetType = UNSET
-    args_escaped: bool | UnsetType = UNSET
+    env: list[str] | None = None
+    cmd: list[str] | None = None
     healthcheck: HealthConfig | UnsetType = UNSET
-    on_build: list[str] | UnsetType = UNSET
+    args_escaped: bool | UnsetType = UNSET
+    volumes: dict[str, dict[str, Any]] | None = None
+    working_dir: str = ""
+    entrypoint: list[str] | None = None
+    on_build: list[str] | None = None
+    labels: dict[str, str] | None = None
+    stop_signal: str | UnsetType = UNSET
     shell: list[str] | UnsetType = UNSET
 
 
