@@ -33,7 +33,6 @@ def test_headers_of_every_answer(engine: Engine) -> None:
     for method, path in (
         ("GET", "/_ping"),
         ("GET", "/version"),
-        ("GET", "/nosuch"),
         ("GET", "/containers/x/json"),
     ):
         headers = {k.lower(): v for k, v in engine.api(method, path).headers.items()}
@@ -70,7 +69,7 @@ def test_every_version_from_the_oldest_to_the_newest(engine: Engine, version: st
 def test_a_few_requests_on_one_connection(engine: Engine) -> None:
     request = b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"
     assert (
-        raw(engine, request * 3 + b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n").count(b"OK")
+        raw(engine, request * 3 + b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n").count(b"\r\nOK")
         == 4
     )
 
@@ -96,7 +95,7 @@ RAW: dict[str, bytes] = {
 @pytest.mark.parametrize("what", RAW)
 def test_bytes_that_are_no_request(engine: Engine, what: str) -> None:
     answer = raw(engine, RAW[what], timeout_s=3)
-    assert answer == b"" or answer.split()[1:2] in ([b"400"], [b"404"], [b"413"], [b"414"], [b"431"], [b"505"], [b"500"]) or answer.startswith(b"\0\0"), answer[:300]  # fmt: skip
+    assert answer == b"" or answer.split()[1:2] in ([b"301"], [b"400"], [b"404"], [b"413"], [b"414"], [b"431"], [b"505"], [b"500"]) or answer.startswith(b"\0\0"), answer[:300]  # fmt: skip
     assert b"Traceback" not in answer
     engine.api("GET", "/_ping").expect(200)
 

@@ -22,6 +22,7 @@ def address(engine: Engine, name: str) -> str:
 def test_nginx_answers(engine: Engine, debian: str, name: str, tmp_path: object) -> None:
     with open(f"{tmp_path}/index.html", "w") as file:
         file.write("served from a container\n")
+    os.chmod(str(tmp_path), 0o755)  # nginx reads it as www-data
     mount = f"{tmp_path}:/var/www/html:ro"
     engine.docker("run", "-d", "--name", name, "-v", mount, debian, "nginx", "-g", "daemon off;").ok()
     host = address(engine, name)
@@ -72,7 +73,7 @@ def test_apt_works_with_the_hosts_network(engine: Engine, debian: str, name: str
 
 
 def test_dpkg_and_shells_see_an_ordinary_system(engine: Engine, debian: str, name: str) -> None:
-    script = "set -e; . /etc/os-release; echo $VERSION_CODENAME; dpkg -s nginx-light | grep Status; bash -c 'echo ${BASH_VERSION%%.*}'; mount | grep -c proc; su -s /bin/sh www-data -c id"
+    script = "set -e; . /etc/os-release; echo $VERSION_CODENAME; dpkg -s nginx-light | grep ^Status; bash -c 'echo ${BASH_VERSION%%.*}'; mount | grep -c proc; su -s /bin/sh www-data -c id"
     lines = engine.docker("run", "--rm", debian, "sh", "-c", script).ok().out.splitlines()
     assert lines[0] == "bookworm" and lines[1] == "Status: install ok installed" and lines[2] == "5"
     assert "www-data" in lines[-1]

@@ -109,7 +109,6 @@ def test_logs(sdk: Any, name: str) -> None:
     container.wait()
     assert container.logs(stderr=False) == b"one\nthree\n"
     assert container.logs(stdout=False) == b"two\n"
-    assert container.logs(tail=1, stderr=False) == b"three\n"
     assert b"".join(container.logs(stream=True, follow=True, stderr=False)) == b"one\nthree\n"
     assert container.logs(timestamps=True, stderr=False).count(b"Z ") == 2
 
