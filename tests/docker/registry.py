@@ -204,7 +204,11 @@ class FaultyProxy:
         if isinstance(todo, tuple) and todo[0] == "stall":
             self.released.wait(todo[1])
         connection = http.client.HTTPConnection("127.0.0.1", self.registry.port, timeout=30)
-        kept = {k: v for k, v in request.headers.items() if k.lower() in ("accept", "range", "authorization")}
+        kept = {
+            k: ", ".join(request.headers.get_all(k) or [])  # Go sends a header line for each media type
+            for k in ("Accept", "Range", "Authorization")
+            if k in request.headers
+        }
         connection.request(request.command, path, headers=kept)
         response = connection.getresponse()
         body = response.read()

@@ -30,7 +30,7 @@ def apply_changes(config: ContainerConfig, changes: Sequence[str]) -> ContainerC
             word, _, rest = line.partition(" ")
             instruction = _INSTRUCTIONS.get(word.upper())
             if instruction is None:
-                raise InvalidParameter(f"{word.lower()} is not a valid change command")  # Docker's text
+                raise InvalidParameter(f"{word} is not a valid change command")  # Docker's text
             config = instruction(config, rest.strip())
     return config
 

@@ -17,10 +17,10 @@ from wherry.engine.creation import HostFacts, ImageDefaults
 from wherry.engine.etc_files import hosts_text, read_host_file, resolv_conf_text, write_in_place
 from wherry.engine.events import Events
 from wherry.engine.images import Images
+from wherry.engine.log_details import details_for
 from wherry.engine.records import Container, ContainerRecord, encode_row
 from wherry.engine.settings import EngineSettings
 from wherry.errors import InvalidParameter
-from wherry.logs.details import details_for
 from wherry.model.containers import HealthConfig, LogConfig
 from wherry.network.networks import Networks
 from wherry.oci.image import ContainerConfig as ImageContainerConfig
@@ -208,10 +208,16 @@ class Context:
                 log.config or {},
                 labels=record.config.labels or {},
                 env=record.config.env or [],
-                container_id=record.id,
-                name=record.name,
-                image_id=record.image_id,
-                image_name=record.image_reference,
+                tag_fields={
+                    "ID": record.id[:12],
+                    "FullID": record.id,
+                    "Name": record.name,
+                    "ImageID": record.image_id.removeprefix("sha256:")[:12],
+                    "ImageFullID": record.image_id,
+                    "ImageName": record.image_reference,
+                    "DaemonName": "docker",
+                    "Command": " ".join([record.path, *record.args]),
+                },
             ),
         }
 

@@ -67,13 +67,19 @@ class Images:
     """All of the engine's dealings with images. `users` tells which containers are made of an image."""
 
     def __init__(
-        self, store: Store, registry: Registry, emit: Emit, users: Callable[[Digest], Sequence[ImageUser]]
+        self,
+        store: Store,
+        registry: Registry,
+        emit: Emit,
+        users: Callable[[Digest], Sequence[ImageUser]],
+        *,
+        concurrent_downloads: int = 3,
     ) -> None:
         self._store = store
         self._registry = registry
         self._emit = emit
         self._users = users
-        self._pulls = Pulls(store, registry, emit)
+        self._pulls = Pulls(store, registry, emit, concurrent_downloads=concurrent_downloads)
         self._configs: dict[Digest, ImageConfig] = {}
         self._naming = asyncio.Lock()
         """Held from looking at names and users to changing them."""
@@ -287,23 +293,23 @@ class Images:
 
     async def import_image(
         self,
-        source: AsyncIterable[bytes] | str,
+        source: str,
         repo: str = "",
         tag: str = "",
-        *,
         message: str = "",
         changes: Sequence[str] = (),
         platform: str | None = None,
+        stream: AsyncIterable[bytes] | None = None,
     ) -> AsyncGenerator[Message]:
-        """Make an image of a tar, given as a stream or as a URL. The last message holds its ID."""
+        """Make an image of a tar: `stream`, or what the URL `source` leads to. The last message holds its ID."""
         reference = tag_reference(repo, tag) if repo else None
         wanted = parse_platform(platform) if platform else host_platform()
-        download = await self._registry.download(source) if isinstance(source, str) else None
+        download = await self._registry.download(source) if stream is None else None
         try:
             messages = import_image(
                 self._store,
                 self._emit,
-                source if not isinstance(source, str) else cast("Download", download),
+                cast("Download", download) if stream is None else stream,
                 source=download.url if download is not None else "-",
                 reference=reference,
                 message=message,

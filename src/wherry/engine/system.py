@@ -15,7 +15,7 @@ from wherry.engine.context import Context
 from wherry.engine.creation import HostFacts
 from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.engine.times import rfc3339
-from wherry.linux.capabilities import bounding_set
+from wherry.linux import capabilities
 from wherry.model.system import (
     Commit,
     Component,
@@ -29,7 +29,8 @@ from wherry.model.system import (
     Version,
 )
 from wherry.oci.platform import host_platform
-from wherry.runtime.cgroups import cgroup_version, controllers
+from wherry.runtime.cgroups.driver import ROOT, is_unified
+from wherry.runtime.cgroups.v1 import mounted_hierarchies
 
 API_VERSION = "1.51"
 MIN_API_VERSION = "1.24"
@@ -37,11 +38,12 @@ MIN_API_VERSION = "1.24"
 
 def host_facts(snapshot_driver: str) -> HostFacts:
     """Look once at the machine."""
+    bounding = capabilities.bounding()
     return HostFacts(
         cpus=os.cpu_count() or 1,
-        cgroup_version=cgroup_version(),
+        cgroup_version=2 if is_unified() else 1,
         hostname=platform.node(),
-        bounding=frozenset(bounding_set()),
+        bounding=frozenset(name for name, n in capabilities.NUMBERS.items() if bounding >> n & 1),
         snapshot_driver=snapshot_driver,
     )
 
@@ -93,7 +95,7 @@ class System:
         containers = self._containers.all()
         running = [c for c in containers if c.state.status == "running"]
         paused = [c for c in containers if c.state.status == "paused"]
-        has = controllers()
+        has = _controllers()
         await context.networks.check_firewall()
         images = await context.database.run(_count_images, durable=False)
         runtimes = {BUILT_IN_RUNTIME: RuntimeInfo(path="wherry-runtime")}
@@ -184,6 +186,13 @@ class System:
                 " cannot go below the engine's own"
             )
         return warnings
+
+
+def _controllers() -> frozenset[str]:
+    """The cgroup controllers this host offers."""
+    if not is_unified():
+        return frozenset(mounted_hierarchies())
+    return frozenset(_read(f"{ROOT}/cgroup.controllers").split())
 
 
 def _count_images(connection: sqlite3.Connection) -> int:

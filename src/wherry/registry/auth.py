@@ -79,7 +79,7 @@ class Transport(Protocol):
 
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SCHEME = re.compile(rf"\s*({_TOKEN})(?:\s+|$)")
+_SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?:\s+|(?=,)|$)")
 _PARAMETER = re.compile(rf'\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))\s*(?:,|$)')
 _PARAMETER_START = re.compile(rf"\s*{_TOKEN}\s*=")
 
@@ -156,9 +156,12 @@ class Tokens:
         is_verified: bool,
     ) -> TokenAnswer:
         realm = challenge.realm
-        parts = urlsplit(realm)
+        try:
+            parts = urlsplit(realm)
+        except ValueError:
+            raise Unauthorized(f"invalid token auth challenge realm {realm[:200]!r}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-            raise Unauthorized(f"invalid token auth challenge realm {realm!r}")
+            raise Unauthorized(f"invalid token auth challenge realm {realm[:200]!r}")
         if credentials and parts.scheme == "http" and registry_url.startswith("https:"):
             raise Unauthorized(f"refusing to send credentials over plain HTTP to token server {realm!r}")
         headers = {"Accept": "application/json"}

@@ -212,11 +212,11 @@ class Client:
             response = await self._send(method, url, here, is_verified or origin[1] != start[1], body)
             if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
                 return response, origin != start
-            target = urljoin(url, response.headers["Location"])
             response.close()
             try:
+                target = urljoin(url, response.headers["Location"])
                 origin = _origin(target)
-            except InvalidParameter as exc:
+            except (InvalidParameter, ValueError) as exc:
                 raise Internal(f'{method.title()} "{url}": refusing to follow a redirect: {exc}') from exc
             if body is not None:
                 raise Internal(f'{method.title()} "{url}": refusing to follow a redirect with a body')
