@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import stat
+import subprocess
 import tarfile
 import tempfile
 import threading
@@ -465,6 +466,38 @@ def test_a_tree_nested_without_end_can_be_measured_and_removed(driver: SnapshotD
     assert left_over(driver) == []
 
 
+def test_what_a_container_made_immutable_can_be_removed(driver: SnapshotDriver) -> None:
+    with View(driver, []) as view:
+        os.makedirs(f"{view.path}/d/e")
+        with open(f"{view.path}/d/f", "w"):
+            pass
+        for path in ("d/f", "d/e", "d"):
+            done = subprocess.run(["chattr", "+i", f"{view.path}/{path}"], check=False, pass_fds=[view.root])
+            if done.returncode:
+                pytest.skip("this filesystem has no immutable files")
+    driver.remove("c1")
+    assert left_over(driver) == []
+
+
+def test_a_container_needs_its_layers(driver: SnapshotDriver) -> None:
+    with pytest.raises(NotFound):
+        driver.prepare("c1", [ChainID("sha256:" + "0" * 64)])
+    assert left_over(driver) == []
+
+
+def test_preparing_again_mends_what_a_power_cut_took(driver: SnapshotDriver) -> None:
+    chains = commit(driver, tar_of((entry("a"), b"1")))
+    with View(driver, chains) as view, open(f"{view.path}/new", "w"):
+        pass
+    if driver.name == "overlay2":
+        with open(os.path.join(driver._directories.container_path("c1"), "lower"), "w"):  # type: ignore[attr-defined]
+            pass
+        with pytest.raises(NotFound):
+            driver.rootfs("c1")
+    with View(driver, chains) as view:
+        assert view.names() == {"a", "new"}
+
+
 HOSTILE: dict[str, Callable[[], Layer]] = {
     "dotdot": lambda: tar_of((entry("../escaped"), b"x")),
     "dotdot inside": lambda: tar_of((entry("a/../../escaped"), b"x")),
@@ -490,6 +523,11 @@ HOSTILE: dict[str, Callable[[], Layer]] = {
     ),
     "symlink loop as parent": lambda: tar_of(entry("a", tarfile.SYMTYPE, linkname="a"), (entry("a/b"), b"x")),
     "whiteout with a member": lambda: tar_of((entry(".wh.d/x"), b"x")),
+    "hard link to a whiteout": lambda: tar_of(
+        folder("d"),
+        entry("n", tarfile.CHRTYPE, devmajor=0, devminor=0),
+        entry("a", tarfile.LNKTYPE, linkname="n"),
+    ),
     "absurd device": lambda: tar_of(entry("a", tarfile.CHRTYPE, devmajor=0o777777, devminor=0)),
 }
 

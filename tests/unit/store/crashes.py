@@ -154,12 +154,13 @@ def main(root: str, driver: str) -> None:
             killpoint._name, killpoint._left, killpoint._is_on = name, count, True  # type: ignore[attr-defined]
             asyncio.run(work(data, driver, answered))
 
-        def looking(answered: int, data: str = data) -> None:
+        status, said = in_child(dying)
+        answers = said.decode().split("\n")[:-1]
+
+        def looking(answered: int, data: str = data, answers: list[str] = answers) -> None:
             wrong = asyncio.run(look(data, driver, answers))
             os.write(answered, json.dumps(wrong).encode())
 
-        status, said = in_child(dying)
-        answers = said.decode().split("\n")[:-1]
         if os.WTERMSIG(status) != signal.SIGKILL:
             found[f"{name}:{count}"] = ["was not hit"]
             continue

@@ -1,7 +1,7 @@
 """overlay2: each layer unpacked into a directory of its own, stacked by overlayfs; one upper directory a container.
 
 Each layer has its own change set only, in overlayfs's form, so layers can be shared and exported as they are.
-`containers/KEY/{upper, work, lower}`; `lower` lists the chainIDs below, lowest first, a line each.
+`containers/KEY/{upper, work, lower}`; `lower` lists the chainIDs below, lowest first, a line each, then `end`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from wherry.store.trees import remove_tree, tree_size
 # What a user of the host's kernel may have switched on by default must not change what an upper directory means:
 # it is read as a plain change set when a container is committed or compared.
 _OPTIONS: Final = ("index=off", "redirect_dir=off", "metacopy=off")
+
+_END: Final = "end\n"
 
 _FILESYSTEMS: Final = {
     0xEF53: "extfs",
@@ -131,13 +133,21 @@ class Overlay2:
         return self._directories.layer_ids()
 
     def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
+        path = self._directories.container_path(key)
+        for chain_id in chain_ids:
+            if not self.has_layer(chain_id):
+                raise NotFound(f"layer {chain_id} does not exist")
+        if os.path.isdir(path):
+            if self._read_lower(path) is None:  # a power cut took its contents
+                self._write_lower(path, chain_ids)
+            return
+
         def fill(temporary: str) -> None:
             upper = os.path.join(temporary, "upper")
             os.mkdir(upper)
             os.chmod(upper, root_mode)
             os.mkdir(os.path.join(temporary, "work"), 0o700)
-            with open(os.path.join(temporary, "lower"), "x", encoding="ascii") as file:
-                file.write("".join(f"{chain_id}\n" for chain_id in chain_ids))
+            self._write_lower(temporary, chain_ids)
 
         self._directories.make_container(key, fill)
 
@@ -153,11 +163,10 @@ class Overlay2:
         }
 
     def layers_below(self, key: str) -> list[ChainID]:
-        try:
-            with open(os.path.join(self._directories.container_path(key), "lower"), encoding="ascii") as file:
-                return [ChainID(line) for line in file.read().split()]
-        except FileNotFoundError:
-            raise NotFound(f"no writable layer {key} in the storage driver overlay2") from None
+        found = self._read_lower(self._directories.container_path(key))
+        if found is None:
+            raise NotFound(f"no writable layer {key} in the storage driver overlay2")
+        return found
 
     def usage(self, key: str) -> int:
         return tree_size(os.path.join(self._directories.container_path(key), "upper"))
@@ -192,6 +201,21 @@ class Overlay2:
 
     def _tree(self, chain_id: ChainID) -> str:
         return os.path.join(self._directories.layer_path(chain_id), "fs")
+
+    @staticmethod
+    def _write_lower(path: str, chain_ids: Sequence[ChainID]) -> None:
+        with open(os.path.join(path, "lower"), "w", encoding="ascii") as file:
+            file.write("".join(f"{chain_id}\n" for chain_id in chain_ids) + _END)
+
+    @staticmethod
+    def _read_lower(path: str) -> list[ChainID] | None:
+        """The layers below; None where there is no such snapshot, or the file did not reach the disk."""
+        try:
+            with open(os.path.join(path, "lower"), encoding="ascii") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return None
+        return [ChainID(line) for line in text.removesuffix(_END).split()] if text.endswith(_END) else None
 
     def _nothing(self) -> str:
         """An empty directory: an overlay needs at least one lower one."""
