@@ -8,7 +8,6 @@ for running containers to go on: bridge, interfaces and rules are the kernel's.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import ipaddress
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import cast
 
 import msgspec
 
+from wherry import plugins
 from wherry.errors import InvalidParameter, NotFound
 from wherry.network import nat
 from wherry.network.driver import Endpoint, NetworkConfig, NetworkDriver
@@ -35,11 +35,6 @@ from wherry.store.database import Database
 _log = logging.getLogger(__name__)
 
 _INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
-_BUILT_IN = {
-    "bridge": "wherry.network.drivers.bridge:Bridge",
-    "host": "wherry.network.drivers.host:Host",
-    "null": "wherry.network.drivers.none:NoNetwork",
-}
 
 DEFAULT_BRIDGE = "wherry0"
 
@@ -230,11 +225,8 @@ class Networks:
     def _driver(self, network: NetworkConfig) -> NetworkDriver:
         driver = self._drivers.get(network.driver)
         if driver is None:
-            path = _BUILT_IN.get(network.driver)
-            if path is None:
-                raise NotFound(f'plugin "{network.driver}" not found')  # Docker's text
-            module, _, attribute = path.partition(":")
-            made = getattr(importlib.import_module(module), attribute)(self._maker, self._firewall)
+            entry = "none" if network.driver == "null" else network.driver  # Docker shows `none`'s driver as null
+            made = plugins.load_driver(plugins.NETWORKS, entry)(self._maker, self._firewall)
             driver = self._drivers[network.driver] = cast("NetworkDriver", made)
         return driver
 
