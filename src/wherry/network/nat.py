@@ -164,16 +164,16 @@ class Firewall:
 
 
 def enable_forwarding() -> bool:
-    """Let the host route between interfaces.
+    """Let the host route between interfaces. True when it did not before: then we answer for what that opens.
 
-    True when it did not before: then we answer for what that opens.
+    OSError where it is off and cannot be switched on.
     """
-    with open(_IP_FORWARD, "r+b", buffering=0) as file:
+    with open(_IP_FORWARD, "rb") as file:
         if file.read(1) != b"0":
             return False
-        file.seek(0)
+    with open(_IP_FORWARD, "wb", buffering=0) as file:
         file.write(b"1")
-        return True
+    return True
 
 
 def boot_id() -> str:

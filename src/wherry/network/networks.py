@@ -82,20 +82,28 @@ class Networks:
         """Make sure of the default networks and the host's side of them, as they were before if they were.
         """
         _check_settings(settings)
-        owns_forwarding = await _settle_forwarding(database, settings)
+        wants_bridge = settings.bridge != "none"
+        warnings: list[str] = []
+        owns_forwarding = False
+        if wants_bridge and settings.ip_forward:
+            try:
+                owns_forwarding = await _enable_forwarding(database)
+            except OSError as exc:
+                warnings.append(f"containers reach this host only: its routing is off and stays off ({exc})")
         firewall = nat.Firewall(
             firewall_table(settings.bridge),
             accept=settings.firewall_accept,
-            is_enabled=settings.iptables and settings.bridge != "none",
+            is_enabled=settings.iptables and wants_bridge,
             owns_forwarding=owns_forwarding,
         )
         networks = cls(database, settings, firewall)
+        networks._warnings = warnings
         try:
             await networks._load()
             await networks._ensure_defaults()
             for network in networks._networks.values():
                 await networks._driver(network).create(network)
-            if settings.iptables and settings.bridge != "none":
+            if settings.iptables and wants_bridge:
                 networks._watch.start()
         except BaseException:
             await networks.close()
@@ -355,7 +363,7 @@ class Networks:
             before = ipaddress.IPv4Network(present.subnet)
             if self.endpoints(present.id) or not any(before.overlaps(network) for network in used):
                 return ipaddress.IPv4Interface(f"{present.gateway}/{before.prefixlen}")
-        subnet = choose_subnet(self._settings.default_address_pools, used)
+        subnet = choose_subnet(self._settings.default_address_pools, used + _nameservers())
         return ipaddress.IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
 
     async def _store(self, network: NetworkConfig) -> None:
@@ -392,16 +400,12 @@ def _check_settings(settings: NetworkSettings) -> None:
             raise InvalidParameter(f"invalid default address pool {pool!r}: {exc}") from exc
 
 
-async def _settle_forwarding(database: Database, settings: NetworkSettings) -> bool:
-    """Turn routing on if that is wanted. Whether it was us who did, since this boot."""
-    if settings.bridge == "none" or not settings.ip_forward:
-        return False
+async def _enable_forwarding(database: Database) -> bool:
+    """Turn routing on. Whether it was us who did, since this boot."""
     boot = nat.boot_id()
     if nat.enable_forwarding():
         await database.run(
-            lambda c: c.execute(
-                "INSERT OR REPLACE INTO fact VALUES ('ip_forward_enabled_at_boot', ?)", (boot,)
-            )
+            lambda c: c.execute("INSERT OR REPLACE INTO fact VALUES ('ip_forward_enabled_at_boot', ?)", (boot,))
         )
         return True
 
@@ -410,6 +414,23 @@ async def _settle_forwarding(database: Database, settings: NetworkSettings) -> b
         return connection.execute(query, (boot,)).fetchone() is not None
 
     return await database.run(read, durable=False)
+
+
+def _nameservers() -> list[ipaddress.IPv4Network]:
+    """The host's resolvers: a subnet of ours must not hide one that lies beyond a router."""
+    try:
+        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
+            words = [line.split() for line in file]
+    except OSError:
+        return []
+    found: list[ipaddress.IPv4Network] = []
+    for line in words:
+        if len(line) > 1 and line[0] == "nameserver":
+            try:
+                found.append(ipaddress.IPv4Network(line[1]))
+            except ValueError:
+                continue  # IPv6
+    return found
 
 
 def _new_network(name: str, driver: str) -> NetworkConfig:

@@ -166,6 +166,8 @@ class Bridge:
                 for address in present:
                     if address != wanted:
                         self._links.remove_address(link.index, str(address.ip), address.network.prefixlen)
+        if link.alias == OUR_BRIDGE and link.mtu != network.mtu:
+            self._links.change(link.index, mtu=network.mtu)
         if not link.is_up:
             self._links.change(link.index, up=True)
         return link.index
