@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from wherry.engine.times import rfc3339
-from wherry.engine.views import check_filters, label_matches
+from wherry.engine.views import Filters, check_filters, label_matches
 from wherry.errors import InvalidParameter
 from wherry.model.networks import IPAM, EndpointResource, IPAMConfig, NetworkResource
 from wherry.network.driver import Endpoint, NetworkConfig
@@ -25,10 +25,12 @@ class NetworkDirectory:
         self._networks = networks
         self._name_of = name_of
 
-    async def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[NetworkResource]:
+    async def list(self, filters: Filters | None = None) -> list[NetworkResource]:
         """The networks that `filters` lets through, newest first."""
         is_wanted = network_filter(filters or {}, is_used=lambda n: bool(self._networks.endpoints(n.id)))
-        return [resource(network, (), self._name_of) for network in self._networks.list() if is_wanted(network)]
+        return [
+            resource(network, (), self._name_of) for network in self._networks.list() if is_wanted(network)
+        ]
 
     async def inspect(self, name_or_id: str) -> NetworkResource:
         network = self._networks.inspect(name_or_id)
@@ -61,7 +63,7 @@ def _endpoint(endpoint: Endpoint, name: str) -> EndpointResource:
 
 
 def network_filter(
-    filters: Mapping[str, Sequence[str]], *, is_used: Callable[[NetworkConfig], bool]
+    filters: Filters, *, is_used: Callable[[NetworkConfig], bool]
 ) -> Callable[[NetworkConfig], bool]:
     """Docker's rules for `network ls --filter`: keys are ANDed, values of a key ORed, labels ANDed.
 
@@ -83,7 +85,7 @@ def network_filter(
             and (not filters.get("scope") or "local" in filters["scope"])
             and (not types or ("builtin" if is_predefined else "custom") in types)
             and (not dangling or is_dangling in dangling)
-            and label_matches(network.labels, list(filters.get("label", ())))
+            and label_matches(network.labels, filters.get("label", []))
             and (not filters.get("name") or any(_holds(network.name, text) for text in filters["name"]))
             and (not filters.get("id") or any(_holds(network.id, text) for text in filters["id"]))
         )
