@@ -1,7 +1,8 @@
 """What the stand-alone command remembers of a container between its calls: ROOT/ID/state.json.
 
-The directory is made before anything else and removed after everything else, so its existence is the claim on the name.
-Beside it lies `start.sock`, on which the first process waits until `start` connects; it is removed on success.
+The directory is made before anything else and removed after everything else, so its existence is the claim on
+the name. Beside it lies `start.sock`, on which the first process waits until `start` connects; it is removed
+on success.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import string
 import time
 
-from wherry.runtime.cgroups.driver import cgroup_for
+from wherry.runtime import values
+from wherry.runtime.cgroups.detect import cgroup_for
 from wherry.runtime.errors import StartFailed, invalid
 from wherry.runtime.lifecycle import Container, Process
 
@@ -37,7 +39,17 @@ class NoContainer(StartFailed):
 class Record:
     """One container as it was written down. `status` is what the kernel says about it now."""
 
-    __slots__ = ("bundle", "cgroup", "config", "created", "directory", "id", "namespaces", "pid", "start_time")
+    __slots__ = (
+        "bundle",
+        "cgroup",
+        "config",
+        "created",
+        "directory",
+        "id",
+        "namespaces",
+        "pid",
+        "start_time",
+    )
 
     def __init__(self, directory: str, value: dict[str, Any]) -> None:
         self.directory = directory
@@ -54,7 +66,7 @@ class Record:
         return cgroup_for(self.cgroup)
 
     def is_alive(self) -> bool:
-        """Whether the first process lives: the same process, not another with its number, and not a zombie."""
+        """Whether the first process lives: the same one, not another with its number, nor a zombie."""
         found = process_start(self.pid) if self.pid > 0 else None
         return found == self.start_time and found is not None
 
@@ -88,7 +100,7 @@ class Record:
     def shown(self) -> dict[str, Any]:
         """The specification's state object, with what runc adds to it."""
         status = self.status()
-        root = (self.config.get("root") or {}).get("path") or ""
+        root = values.text(values.child(self.config, "root"), "path")
         result: dict[str, Any] = {
             "ociVersion": self.config.get("ociVersion") or "1.0.2",
             "id": self.id,
@@ -109,7 +121,11 @@ class Record:
 
 def check_id(container_id: str) -> str:
     """A name that is safe as a file name; runc's alphabet."""
-    if container_id in ("", ".", "..") or len(container_id) > _MAX_ID or not _ALLOWED.issuperset(container_id):
+    if (
+        container_id in ("", ".", "..")
+        or len(container_id) > _MAX_ID
+        or not _ALLOWED.issuperset(container_id)
+    ):
         raise invalid("invalid container ID format")
     return container_id
 
@@ -125,7 +141,9 @@ def claim(root: str, container_id: str) -> str:
     return directory
 
 
-def save(directory: str, container: Container, config: dict[str, Any], *, bundle: str, namespaces: int) -> Record:
+def save(
+    directory: str, container: Container, config: dict[str, Any], *, bundle: str, namespaces: int
+) -> Record:
     """Write the record, whole or not at all."""
     now = time.time_ns()
     value: dict[str, Any] = {
