@@ -8,7 +8,7 @@ from wherry.linux import files, process
 from wherry.linux import mounts as linux_mounts
 from wherry.runtime import mounts
 from wherry.runtime.cgroups import v1
-from wherry.runtime.cgroups.detect import is_unified
+from wherry.runtime.cgroups.driver import is_unified
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -85,6 +85,8 @@ class Identity:
         "terminal",
         "uid",
         "umask",
+        "user_groups",
+        "user_name",
         "width",
     )
 
@@ -99,6 +101,7 @@ class Identity:
         user = values.child(entry, "user")
         self.uid = _id("uid", user.get("uid") or 0)
         self.gid = _id("gid", user.get("gid") or 0)
+<<<<<<< HEAD
         groups: list[Any] = user.get("additionalGids") or []
         self.groups = [_id("gid", each) for each in groups]
         self.umask = values.number(user, "umask")
@@ -116,6 +119,28 @@ class Identity:
         self.terminal = values.flag(entry, "terminal")
         size = values.child(entry, "consoleSize")
         self.height, self.width = _size(size, "height"), _size(size, "width")
+=======
+        self.groups = [_id("gid", each) for each in user.get("additionalGids") or []]
+        self.umask: int | None = user.get("umask")
+        self.user_name: str | None = user.get("username")
+        """`user[:group]` to be looked up in the container, in place of the numbers. None: the numbers stand."""
+        self.user_groups: list[str] = user.get("groupnames") or []
+        sets = entry.get("capabilities")
+        wanted = sets or {}
+        self.bounding = capabilities.bits(wanted.get("bounding") or [])
+        self.effective = capabilities.bits(wanted.get("effective") or [])
+        self.permitted = capabilities.bits(wanted.get("permitted") or [])
+        self.inheritable = capabilities.bits(wanted.get("inheritable") or [])
+        self.ambient = capabilities.bits(wanted.get("ambient") or [])
+        self.no_new_privileges = bool(entry.get("noNewPrivileges"))
+        self.rlimits = [_rlimit(each) for each in entry.get("rlimits") or []]
+        self.oom_score_adj: int | None = entry.get("oomScoreAdj")
+        self.apparmor: str = entry.get("apparmorProfile") or ""
+        self.selinux: str = entry.get("selinuxLabel") or ""
+        self.terminal = bool(entry.get("terminal"))
+        size = entry.get("consoleSize") or {}
+        self.height, self.width = int(size.get("height") or 0), int(size.get("width") or 0)
+>>>>>>> main
         self.seccomp = seccomp
         # What we have ourselves is known before the fork: it is the most that a container can get.
         self.own_permitted, self.own_bounding = capabilities.limits()

@@ -11,7 +11,7 @@ import signal
 from wherry.linux import process
 from wherry.runtime import channel, hooks, init, values
 from wherry.runtime import rootfs as root_filesystem
-from wherry.runtime.cgroups.detect import cgroup_for
+from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.runtime.errors import INTERNAL, StartFailed, go_text
 from wherry.runtime.identity import Identity
 from wherry.runtime.plan import Plan

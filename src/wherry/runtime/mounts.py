@@ -243,7 +243,7 @@ def _exists(root: int, path: str) -> bool:
 
 
 def _take_over(mount: Mount, target: int, tree: int) -> None:
-    """A tmpfs over a directory of the image has its mode, unless one is asked for; its contents, if asked for."""
+    """Over a directory of the image: its mode, unless one is asked for, and its contents, if asked for."""
     if mount.copies_up:
         copyup.copy_directory(target, tree)
     elif not any(key == "mode" for key, _ in mount.data):

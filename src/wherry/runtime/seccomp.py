@@ -67,7 +67,7 @@ _OPERATORS = frozenset(f"SCMP_CMP_{each}" for each in ("NE", "LT", "LE", "EQ", "
 
 # i386 reaches these by a number in socketcall's and ipc's first argument too; what they point to cannot be
 # filtered.
-_SOCKETCALL = (  # noqa: SIM905 - a table
+_SOCKETCALL = (
     "socket bind connect listen accept getsockname getpeername socketpair send recv sendto recvfrom shutdown"
     " setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg"
 ).split()

@@ -13,7 +13,7 @@ import string
 import time
 
 from wherry.runtime import values
-from wherry.runtime.cgroups.detect import cgroup_for
+from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.runtime.errors import StartFailed, invalid
 from wherry.runtime.lifecycle import Container, Process
 

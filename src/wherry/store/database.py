@@ -73,7 +73,9 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
     )
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(scripts):
-        raise Internal(f"{path} was written by a newer wherry (schema {version}): use that version or a new data root")
+        raise Internal(
+            f"{path} was written by a newer wherry (schema {version}): use that version or a new data root"
+        )
     for number, script in scripts:
         if number > version:
             connection.executescript(f"BEGIN;\n{script.read_text()}\nPRAGMA user_version={number};\nCOMMIT;")

@@ -1,1 +1,1 @@
-"""Control groups, version 1 and 2, behind one small Protocol (driver.py). Start with detect.py."""
+"""Control groups, version 1 and 2, behind one small Protocol. Start in driver.py."""

@@ -1,10 +1,17 @@
 """What the runtime needs of control groups, whichever version the host has.
 
-v1.py and v2.py implement `Cgroup`; detect.py chooses. A cgroup is named by its path below the hierarchy's
+v1.py and v2.py implement `Cgroup`; `cgroup_for` chooses. A cgroup is named by its path below the hierarchy's
 root, such as `/wherry/ID`; the same path is used in every v1 hierarchy.
 """
 
 from __future__ import annotations
+
+import os
+
+from wherry.linux.files import filesystem_type
+from wherry.runtime.cgroups.tree import ROOT
+from wherry.runtime.cgroups.v1 import HierarchiesCgroup
+from wherry.runtime.cgroups.v2 import UnifiedCgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +19,7 @@ if TYPE_CHECKING:
 else:
     Protocol = object
 
-ROOT = "/sys/fs/cgroup"
+_CGROUP2_SUPER_MAGIC = 0x63677270
 
 
 class Cgroup(Protocol):
@@ -75,3 +82,42 @@ class Cgroup(Protocol):
     def remove(self) -> None:
         """The cgroup and those below are gone; its processes must be dead or about to be."""
         raise NotImplementedError
+
+
+def cgroup_for(path: str) -> Cgroup:
+    """The cgroup `path` (not made yet) with the version that is mounted at /sys/fs/cgroup.
+
+    Paths come from the caller: anything but plain names between slashes is refused with StartFailed.
+    """
+    clean = clean_path(path)
+    if is_unified():
+        return UnifiedCgroup(clean)
+    return HierarchiesCgroup(clean)
+
+
+def clean_path(path: str) -> str:
+    """`/a/b` for `a//b/`; StartFailed for `..`, for an empty path and for the root."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or "\0" in path or "\n" in path:
+        raise ValueError(
+            f"invalid cgroup path {path!r}: want names separated by slashes, such as /wherry/web"
+        )
+    return "/" + "/".join(parts)
+
+
+def is_unified() -> bool:
+    """Whether the host has cgroup v2 alone."""
+    global _unified
+    if _unified is None:
+        try:
+            descriptor = os.open(ROOT, os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            _unified = filesystem_type(descriptor) == _CGROUP2_SUPER_MAGIC
+        finally:
+            os.close(descriptor)
+    return _unified
+
+
+_unified: bool | None = None

@@ -14,7 +14,7 @@ from wherry.linux.inotify import watch_modified
 from wherry.runtime import values
 from wherry.runtime.cgroups import tree
 from wherry.runtime.cgroups.devices import program
-from wherry.runtime.cgroups.driver import ROOT
+from wherry.runtime.cgroups.tree import ROOT
 from wherry.runtime.errors import invalid
 
 TYPE_CHECKING = False

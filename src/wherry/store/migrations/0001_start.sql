@@ -1,36 +1,46 @@
 -- Images by ID (the digest of their config blob), what points at them, and the layers they are made of.
+-- All four belong to one storage driver: with another one, an engine shows what that one has, as Docker does.
 CREATE TABLE image (
-  id TEXT PRIMARY KEY,                 -- sha256:… of the config
+  driver TEXT NOT NULL,
+  id TEXT NOT NULL,                    -- sha256:… of the config
   manifest TEXT,                       -- digest of the manifest blob, NULL for what was loaded without one
   media_type TEXT,                     -- of the manifest
   created_ns INTEGER NOT NULL,         -- from the config
   stored_ns INTEGER NOT NULL,          -- when it came to this store
   size INTEGER NOT NULL,               -- sum of its layers, unpacked
-  last_tagged_ns INTEGER NOT NULL DEFAULT 0
+  last_tagged_ns INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (driver, id)
 );
 CREATE TABLE image_layer (
-  image_id TEXT NOT NULL REFERENCES image(id) ON DELETE CASCADE,
+  driver TEXT NOT NULL,
+  image_id TEXT NOT NULL,
   position INTEGER NOT NULL,           -- 0 is the lowest
   diff_id TEXT NOT NULL,
   chain_id TEXT NOT NULL,
   blob TEXT,                           -- digest of the compressed blob it came as
   blob_size INTEGER,
   blob_media_type TEXT,
-  PRIMARY KEY (image_id, position)
+  PRIMARY KEY (driver, image_id, position),
+  FOREIGN KEY (driver, image_id) REFERENCES image(driver, id) ON DELETE CASCADE
 );
 CREATE INDEX image_layer_by_chain ON image_layer(chain_id);
 CREATE TABLE layer (
-  chain_id TEXT PRIMARY KEY,
+  driver TEXT NOT NULL,
+  chain_id TEXT NOT NULL,
   parent TEXT,
   diff_id TEXT NOT NULL,
-  size INTEGER NOT NULL
+  size INTEGER NOT NULL,
+  PRIMARY KEY (driver, chain_id)
 );
 CREATE TABLE tag (
-  reference TEXT PRIMARY KEY,          -- canonical: docker.io/library/busybox:latest, or …@sha256:…
-  image_id TEXT NOT NULL REFERENCES image(id) ON DELETE CASCADE,
-  digest TEXT                          -- of the manifest or index the reference resolved to, when pulled
+  driver TEXT NOT NULL,
+  reference TEXT NOT NULL,             -- canonical: docker.io/library/busybox:latest, or …@sha256:…
+  image_id TEXT NOT NULL,
+  digest TEXT,                         -- of the manifest or index the reference resolved to, when pulled
+  PRIMARY KEY (driver, reference),
+  FOREIGN KEY (driver, image_id) REFERENCES image(driver, id) ON DELETE CASCADE
 );
-CREATE INDEX tag_by_image ON tag(image_id);
+CREATE INDEX tag_by_image ON tag(driver, image_id);
 
 -- Containers. The names table is what makes a name unique.
 CREATE TABLE container (

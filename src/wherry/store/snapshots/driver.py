@@ -1,11 +1,12 @@
 """Where layers and containers' writable layers lie on disk.
 
 A driver keeps two kinds of thing: *layers*, committed file trees named by chainID, and *active* snapshots, the
-writable layer of one container, named by the container's ID. It never mounts anything on the host: `rootfs` gives
-a plain value that the container's runtime mounts in its own mount namespace.
+writable layer of one container, named by the container's ID. It never mounts anything on the host: `rootfs`
+gives a plain value that the container's runtime mounts in its own mount namespace.
 
 Methods block (they are called in threads), are safe to call again after a crash in the middle, and leave nothing
-half-made under a final name: work happens under `tmp-*` names, is synced, and is renamed.
+half-made under a final name: work happens under `tmp-*` names, is synced, and is renamed; `recover` deletes what
+a crash left under such names.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class SnapshotDriver(Protocol):
         """Raise Unsupported, saying why and what to do, where this host or filesystem cannot be used."""
         ...
 
+    def recover(self) -> None:
+        """Make the directories where missing, and delete what a crash left half-made. Once, before anything else."""
+        ...
+
     def status(self) -> list[tuple[str, str]]:
         """The `DriverStatus` pairs of `/info`, with Docker's keys."""
         ...
@@ -52,17 +57,27 @@ class SnapshotDriver(Protocol):
     def has_layer(self, chain_id: ChainID) -> bool: ...
 
     def commit_layer(
-        self, chain_id: ChainID, parent: ChainID | None, diff_id: DiffID, tar: BinaryIO, *, stop: "Stop | None" = None
+        self,
+        chain_id: ChainID,
+        parent: ChainID | None,
+        diff_id: DiffID,
+        tar: BinaryIO,
+        *,
+        stop: "Stop | None" = None,
     ) -> int:
         """Unpack one uncompressed layer tar as `chain_id`, on top of `parent`; return its size in bytes.
 
         The digest of the bytes read is checked against `diff_id` before the layer gets its name (InvalidParameter
-        otherwise). Already there: the tar is left unread. The tree is synced before the rename.
+        otherwise). Already there: the tar is left unread. The tree is synced before the rename. Threads must not
+        commit the same layer at the same time (`Store.commit_layer` sees to that).
         """
         ...
 
     def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:
-        """Write the layer's own change set as the very tar it was committed from (same bytes, same diffID)."""
+        """Write the layer's own change set as the very tar it was committed from (same bytes, same diffID).
+
+        Raises Internal where the layer was changed on disk, which shows only when all is written.
+        """
         ...
 
     def remove_layer(self, chain_id: ChainID) -> None:
@@ -71,11 +86,24 @@ class SnapshotDriver(Protocol):
 
     def layers(self) -> list[ChainID]: ...
 
-    def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
-        """Make the writable layer `key` on top of `chain_ids` (lowest first; may be empty)."""
+    def layer_size(self, chain_id: ChainID) -> int:
+        """What `commit_layer` returned. Raises NotFound."""
         ...
 
-    def rootfs(self, key: str) -> Rootfs: ...
+    def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
+        """Make the writable layer `key` on top of `chain_ids` (lowest first; may be empty), unless it is there.
+
+        Not synced: after a power cut it may be gone, and with it nothing; prepare it again.
+        """
+        ...
+
+    def rootfs(self, key: str) -> Rootfs:
+        """Raises NotFound."""
+        ...
+
+    def layers_below(self, key: str) -> list[ChainID]:
+        """The layers that `key` cannot be without, lowest first."""
+        ...
 
     def usage(self, key: str) -> int:
         """Bytes in the writable layer (`SizeRw`)."""

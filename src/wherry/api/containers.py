@@ -1,0 +1,250 @@
+"""Routes under /containers, beside those of execs."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from wherry.api import streams, versions, websocket
+from wherry.api.call import Call
+from wherry.api.hijack import Detached, connection_of, hijack, response_head, stream_head
+from wherry.api.routes import Route
+from wherry.engine.attach import AttachOptions
+from wherry.engine.logs import LogsOptions
+from wherry.errors import InvalidParameter
+from wherry.model import wire
+from wherry.model.containers import ContainerConfig, ContainerCreate, ContainerUpdate
+
+RAW_STREAM = "application/vnd.docker.raw-stream"
+MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
+
+MAX_IGNORED_BODY = 64 * 1024
+
+
+async def list_(call: Call) -> web.StreamResponse:
+    rows = await call.engine.containers.list(
+        all=call.flag("all"),
+        limit=call.optional_number("limit") or 0,
+        size=call.flag("size"),
+        filters=call.filters(),
+    )
+    return call.json(rows, kind="container row")
+
+
+async def create(call: Call) -> web.StreamResponse:
+    body = await call.body(ContainerCreate)
+    if _is_empty(body):
+        raise InvalidParameter("config cannot be empty in order to create a container")
+    if call.version < versions.CONSOLE_SIZE and body.host_config is not None:
+        body.host_config.console_size = (0, 0)
+    created = await call.engine.containers.create(
+        body, name=call.optional_text("name"), platform=call.optional_text("platform")
+    )
+    return call.json(created, status=201)
+
+
+_EMPTY_CONFIG = msgspec.structs.asdict(ContainerConfig())
+
+
+def _is_empty(body: ContainerCreate) -> bool:
+    """Nothing but a host's half: Docker takes that for a forgotten configuration."""
+    return all(getattr(body, name) == value for name, value in _EMPTY_CONFIG.items())
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    found = await call.engine.containers.inspect(call.ref, size=call.flag("size"))
+    return call.json(found, kind="container")
+
+
+async def top(call: Call) -> web.StreamResponse:
+    return call.json(await call.engine.containers.top(call.ref, call.text("ps_args")))
+
+
+async def trace(call: Call) -> web.StreamResponse:
+    """Ours, not Docker's: where the milliseconds of the last start went."""
+    return call.json(await call.engine.containers.trace(call.ref))
+
+
+async def logs(call: Call) -> web.StreamResponse:
+    stdout, stderr = call.flag("stdout"), call.flag("stderr")
+    if not (stdout or stderr):
+        raise InvalidParameter("Bad parameters: you must choose at least one stream")  # Docker's text
+    options = LogsOptions(
+        stdout=stdout,
+        stderr=stderr,
+        follow=call.flag("follow"),
+        timestamps=call.flag("timestamps"),
+        details=call.flag("details"),
+        since_ns=call.optional_time_ns("since"),
+        until_ns=call.optional_time_ns("until"),
+        tail=_tail(call.text("tail")),
+    )
+    stream = await call.engine.containers.logs(call.ref, options)
+    return await streams.logs(call, stream, _stream_type(call, mux=stream.mux), follow=options.follow)
+
+
+def _tail(text: str) -> int | None:
+    """Docker takes everything that is no number of lines for "all"."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _stream_type(call: Call, *, mux: bool) -> str:
+    return MULTIPLEXED_STREAM if mux and call.version >= versions.MULTIPLEXED_TYPE else RAW_STREAM
+
+
+async def resize(call: Call) -> web.StreamResponse:
+    height, width = terminal_size(call)
+    await call.engine.containers.resize(call.ref, height=height, width=width)
+    return call.empty(200)
+
+
+def terminal_size(call: Call) -> tuple[int, int]:
+    height, width = call.number("h"), call.number("w")
+    for value in (height, width):
+        if not 0 <= value < 65536:
+            raise InvalidParameter(f"invalid terminal size {value}: use 0-65535")
+    return height, width
+
+
+async def start(call: Call) -> web.StreamResponse:
+    length = call.request.content_length
+    if (length or 0) > 7 or (length is None and call.request.can_read_body):
+        # Docker's text. Up to seven bytes are let through: `{}` and `null` of old clients.
+        raise InvalidParameter(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
+        )
+    if call.optional_text("checkpoint"):
+        raise InvalidParameter("checkpoint is not supported")
+    await call.engine.containers.start(call.ref, detach_keys=call.optional_text("detachKeys"))
+    return call.empty()
+
+
+async def stop(call: Call) -> web.StreamResponse:
+    timeout_s, signal = _stopping(call)
+    await call.engine.containers.stop(call.ref, timeout_s=timeout_s, signal=signal)
+    return call.empty()
+
+
+async def restart(call: Call) -> web.StreamResponse:
+    timeout_s, signal = _stopping(call)
+    await call.engine.containers.restart(call.ref, timeout_s=timeout_s, signal=signal)
+    return call.empty()
+
+
+def _stopping(call: Call) -> tuple[int | None, str | None]:
+    signal = call.optional_text("signal") if call.version >= versions.SIGNAL_ON_STOP else None
+    return call.optional_number("t"), signal
+
+
+async def kill(call: Call) -> web.StreamResponse:
+    await call.engine.containers.kill(call.ref, signal=call.optional_text("signal"))
+    return call.empty()
+
+
+async def pause(call: Call) -> web.StreamResponse:
+    await call.engine.containers.pause(call.ref)
+    return call.empty()
+
+
+async def unpause(call: Call) -> web.StreamResponse:
+    await call.engine.containers.unpause(call.ref)
+    return call.empty()
+
+
+async def update(call: Call) -> web.StreamResponse:
+    body = await call.body(ContainerUpdate)
+    return call.json(await call.engine.containers.update(call.ref, body))
+
+
+async def rename(call: Call) -> web.StreamResponse:
+    await call.engine.containers.rename(call.ref, call.text("name"))
+    return call.empty()
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    await call.engine.containers.remove(
+        call.ref, force=call.flag("force"), volumes=call.flag("v"), link=call.flag("link")
+    )
+    return call.empty()
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    return call.json(await call.engine.containers.prune(call.filters()))
+
+
+# Raw connections
+
+
+def _attach_options(call: Call) -> AttachOptions:
+    return AttachOptions(
+        stream=call.flag("stream"),
+        stdin=call.flag("stdin"),
+        stdout=call.flag("stdout"),
+        stderr=call.flag("stderr"),
+        logs=call.flag("logs"),
+        detach_keys=call.optional_text("detachKeys"),
+    )
+
+
+async def attach(call: Call) -> web.StreamResponse:
+    attachment = await call.engine.containers.attach(call.ref, _attach_options(call))
+    await call.read_all(MAX_IGNORED_BODY)
+    head = stream_head(call.request, _stream_type(call, mux=attachment.mux))
+    sock, pending = await hijack(call.request, head, settle=True)
+    await attachment.deliver(sock, pending)
+    return Detached()
+
+
+async def attach_websocket(call: Call) -> web.StreamResponse:
+    attachment = await call.engine.containers.attach(call.ref, _attach_options(call))
+    return await websocket.serve(call, attachment)
+
+
+async def wait(call: Call) -> web.StreamResponse:
+    """The head goes out at once: `docker run` starts the container only when it has seen it."""
+    condition = call.text("condition") if call.version >= versions.WAIT_CONDITION else ""
+    if condition not in ("", "not-running", "next-exit", "removed"):
+        raise InvalidParameter(f'invalid condition: "{condition[:64]}"')
+    await call.read_all(MAX_IGNORED_BODY)
+    waiter = await call.engine.containers.wait(call.ref, condition or "not-running")
+    if call.version < versions.EARLY_WAIT_HEADER or call.request.version < (1, 1):
+        with streams.UntilGone(call):
+            return call.json(await waiter.result())
+    if connection_of(call.request).is_tls:
+        with streams.UntilGone(call):
+            response = await streams.begin(call, "application/json")
+            await response.write(wire.encode(await waiter.result()) + b"\n")
+            return response
+    headers = {
+        **call.headers,
+        "Content-Type": "application/json",
+        "Transfer-Encoding": "chunked",
+        "Connection": "close",
+    }
+    sock, _ = await hijack(call.request, response_head("200 OK", headers))
+    await waiter.deliver(sock)
+    return Detached()
+
+
+ROUTES = [
+    Route("GET", "/containers/json", list_),
+    Route("POST", "/containers/create", create),
+    Route("POST", "/containers/prune", prune),
+    Route("GET", "/containers/{ref}/json", inspect),
+    Route("GET", "/containers/{ref}/top", top),
+    Route("GET", "/containers/{ref}/trace", trace),
+    Route("GET", "/containers/{ref}/logs", logs),
+    Route("GET", "/containers/{ref}/attach/ws", attach_websocket),
+    Route("POST", "/containers/{ref}/attach", attach),
+    Route("POST", "/containers/{ref}/kill", kill),
+    Route("POST", "/containers/{ref}/pause", pause),
+    Route("POST", "/containers/{ref}/unpause", unpause),
+    Route("POST", "/containers/{ref}/rename", rename),
+    Route("POST", "/containers/{ref}/resize", resize),
+    Route("POST", "/containers/{ref}/restart", restart),
+    Route("POST", "/containers/{ref}/start", start),
+    Route("POST", "/containers/{ref}/stop", stop),
+    Route("POST", "/containers/{ref}/update", update),
+    Route("POST", "/containers/{ref}/wait", wait),
+    Route("DELETE", "/containers/{ref}", remove),
+]

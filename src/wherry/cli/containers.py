@@ -1,0 +1,217 @@
+"""Commands that ask one thing of each container named: stop, kill, rm, rename, wait, top and their like."""
+
+from __future__ import annotations
+
+from wherry.cli.flags import BOOL, INT, LIST, STRING, Command, Options
+from wherry.cli.session import Exit, Session
+from wherry.client.answers import items, mapping
+from wherry.client.api import segment
+from wherry.errors import WherryError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _each(session: Session, names: list[str], act: Callable[[str], None]) -> int:
+    """Do it to every one, naming those that worked; one failure spoils the exit code, not the rest."""
+    code = 0
+    for name in names:
+        try:
+            act(name)
+        except WherryError as exc:
+            code = session.fail(exc)
+        else:
+            session.out(f"{name}\n")
+    return code
+
+
+def _act(verb: str) -> Callable[[Session, Options, list[str]], int]:
+    def run(session: Session, options: Options, arguments: list[str]) -> int:
+        query: list[tuple[str, str]] = []
+        if options.has("signal") and options.text("signal"):
+            query.append(("signal", options.text("signal")))
+        if options.has("timeout") and options.changed("timeout"):
+            query.append(("t", options.text("timeout")))
+
+        def act(name: str) -> None:
+            session.client.post(f"/containers/{segment(name)}/{verb}", query)
+
+        return _each(session, arguments, act)
+
+    return run
+
+
+def _rm(session: Session, options: Options, arguments: list[str]) -> int:
+    query = [
+        (key, "1")
+        for flag, key in (("force", "force"), ("link", "link"), ("volumes", "v"))
+        if options.on(flag)
+    ]
+
+    def act(name: str) -> None:
+        name = name.strip("/")
+        if not name:
+            raise WherryError("container name cannot be empty")
+        session.client.delete(f"/containers/{segment(name)}", query)
+
+    return _each(session, arguments, act)
+
+
+def _rename(session: Session, options: Options, arguments: list[str]) -> int:
+    old, new = (argument.strip() for argument in arguments)
+    if not old or not new:
+        raise Exit(1, "Error: Neither old nor new names may be empty")
+    try:
+        session.client.post(f"/containers/{segment(old)}/rename", (("name", new),))
+    except WherryError as exc:
+        session.fail(exc)
+        raise Exit(1, f"Error: failed to rename container named {old}") from None
+    return 0
+
+
+def _wait(session: Session, options: Options, arguments: list[str]) -> int:
+    code = 0
+    for name in arguments:
+        try:
+            answer = session.client.post(f"/containers/{segment(name)}/wait")
+        except WherryError as exc:
+            code = session.fail(exc)
+        else:
+            session.out(f"{answer['StatusCode']}\n")
+    return code
+
+
+def _top(session: Session, options: Options, arguments: list[str]) -> int:
+    from wherry.cli.table import tabulate
+
+    query = (("ps_args", " ".join(arguments[1:])),) if len(arguments) > 1 else ()
+    answer = session.client.get(f"/containers/{segment(arguments[0])}/top", query)
+    rows = [answer["Titles"], *(items(answer, "Processes"))]
+    session.out(tabulate(rows, minimum=20))
+    return 0
+
+
+def _port(session: Session, options: Options, arguments: list[str]) -> int:
+    answer = session.client.get(f"/containers/{segment(arguments[0])}/json")
+    ports = mapping(mapping(answer, "NetworkSettings"), "Ports")
+    if len(arguments) == 2:
+        port, slash, proto = arguments[1].partition("/")
+        wanted = f"{port}/{proto if slash else 'tcp'}"
+        bindings = items(ports, wanted)
+        if not bindings:
+            raise Exit(1, f"Error: No public port '{arguments[1]}' published for {arguments[0]}")
+        lines = [_host_port(binding) for binding in bindings]
+    else:
+        lines: list[str] = []
+        for port in sorted(ports, key=lambda port: (int(port.partition("/")[0]), port)):
+            lines += [f"{port} -> {_host_port(binding)}" for binding in items(ports, port)]
+    session.out("".join(f"{line}\n" for line in lines))
+    return 0
+
+
+def _host_port(binding: dict[str, str]) -> str:
+    address = binding.get("HostIp", "")
+    return f"[{address}]:{binding['HostPort']}" if ":" in address else f"{address}:{binding['HostPort']}"
+
+
+def _diff(session: Session, options: Options, arguments: list[str]) -> int:
+    changes = session.client.get(f"/containers/{segment(arguments[0])}/changes") or ()
+    session.out("".join(f"{'CAD'[change['Kind']]} {change['Path']}\n" for change in changes))
+    return 0
+
+
+def _commit(session: Session, options: Options, arguments: list[str]) -> int:
+    from wherry.cli.reference import parse_reference
+
+    query = [("container", arguments[0])]
+    if len(arguments) == 2:
+        try:
+            reference = parse_reference(arguments[1])
+        except ValueError as exc:
+            raise Exit(1, str(exc)) from None
+        query += [("repo", reference.name), ("tag", reference.tag or "latest")]
+    query += [("changes", change) for change in options.many("change")]
+    query += [("author", options.text("author")), ("comment", options.text("message"))]
+    if not options.on("pause"):
+        query.append(("pause", "0"))
+    session.out(session.client.post("/commit", query)["Id"] + "\n")
+    return 0
+
+
+_SIGNAL_ROW = ("signal", "s", STRING, "Signal to send to the container")
+_TIMEOUT_ROW = ("timeout", "t", INT, "Seconds to wait before killing the container")
+_MANY = "[OPTIONS] CONTAINER [CONTAINER...]"
+_PLAIN = "CONTAINER [CONTAINER...]"
+
+COMMANDS = {
+    "stop": Command(
+        _act("stop"),
+        _MANY,
+        (1, None),
+        (_SIGNAL_ROW, _TIMEOUT_ROW),
+        examples="""
+wherry stop web                ask it to end (SIGTERM), kill it after 10 seconds
+wherry stop -t 60 db           give it a minute
+wherry stop $(wherry ps -q)    everything
+""",
+    ),
+    "kill": Command(
+        _act("kill"),
+        _MANY,
+        (1, None),
+        (_SIGNAL_ROW,),
+        examples="""
+wherry kill web            end it at once
+wherry kill -s HUP web     any signal: this one often means "read your configuration again"
+""",
+    ),
+    "restart": Command(
+        _act("restart"), _MANY, (1, None), (_SIGNAL_ROW, _TIMEOUT_ROW), examples="wherry restart -t 3 web"
+    ),
+    "pause": Command(_act("pause"), _PLAIN, (1, None), examples="wherry pause web"),
+    "unpause": Command(_act("unpause"), _PLAIN, (1, None), examples="wherry unpause web"),
+    "rm": Command(
+        _rm,
+        _MANY,
+        (1, None),
+        (
+            ("force", "f", BOOL, "Force the removal of a running container (uses SIGKILL)"),
+            ("link", "l", BOOL, "Remove the specified link"),
+            ("volumes", "v", BOOL, "Remove anonymous volumes associated with the container"),
+        ),
+        examples="""
+wherry rm job                    a stopped container
+wherry rm -f web                 a running one
+wherry rm -f $(wherry ps -aq)    all of them
+""",
+    ),
+    "rename": Command(_rename, "CONTAINER NEW_NAME", (2, 2), examples="wherry rename web web-old"),
+    "wait": Command(
+        _wait, _PLAIN, (1, None), examples="wherry wait job    prints its exit code when it ends"
+    ),
+    "top": Command(
+        _top,
+        "CONTAINER [ps OPTIONS]",
+        (1, None),
+        interspersed=False,
+        examples="""
+wherry top web
+wherry top web -o pid,rss,args    with any options of ps
+""",
+    ),
+    "port": Command(_port, "CONTAINER [PRIVATE_PORT[/PROTO]]", (1, 2), examples="wherry port web 80/tcp"),
+    "diff": Command(_diff, "CONTAINER", (1, 1), examples="wherry diff web    A added, C changed, D deleted"),
+    "commit": Command(
+        _commit,
+        "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
+        (1, 2),
+        (
+            ("author", "a", STRING, 'Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")'),
+            ("change", "c", LIST, "Apply Dockerfile instruction to the created image"),
+            ("message", "m", STRING, "Commit message"),
+            ("pause", "p", BOOL, "Pause container during commit", True),
+        ),
+        examples='wherry commit -c \'CMD ["httpd", "-f"]\' web web:configured',
+    ),
+}

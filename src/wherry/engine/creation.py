@@ -1,0 +1,402 @@
+"""What a container will be, decided from the request, the image and the engine's settings. No I/O.
+
+`plan_container` refuses what Docker refuses, with its texts, and fills in what Docker fills in, so that `inspect`
+shows a client the values it expects.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from wherry.engine import confinement
+from wherry.engine.mounts import mounts_for
+from wherry.engine.records import ContainerRecord
+from wherry.engine.settings import BUILT_IN_RUNTIME, EngineSettings
+from wherry.errors import InvalidParameter
+from wherry.model.containers import (
+    ContainerConfig,
+    ContainerCreate,
+    EndpointSettings,
+    HealthConfig,
+    HostConfig,
+    LogConfig,
+    Resources,
+    RestartPolicy,
+)
+
+MINIMUM_MEMORY = 6 << 20
+_HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_RESTART_POLICIES = ("no", "always", "unless-stopped", "on-failure")
+_CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+MAX_ENVIRONMENT = 2 << 20
+"""Bytes of environment and arguments together: what execve takes under the usual stack limit."""
+
+
+class ImageDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image brings to a container: the part of its config that `plan_container` reads."""
+
+    id: str
+    chain_ids: tuple[str, ...]
+    user: str = ""
+    exposed_ports: Mapping[str, dict[str, object]] = {}
+    env: Sequence[str] = ()
+    entrypoint: Sequence[str] | None = None
+    cmd: Sequence[str] | None = None
+    volumes: Mapping[str, dict[str, object]] = {}
+    working_dir: str = ""
+    labels: Mapping[str, str] = {}
+    stop_signal: str = ""
+    shell: Sequence[str] = ()
+    healthcheck: HealthConfig | None = None
+    on_build: Sequence[str] | None = None
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the decision needs to know of this machine."""
+
+    cpus: int
+    cgroup_version: int
+    hostname: str
+    bounding: frozenset[str]
+    snapshot_driver: str
+
+
+def plan_container(
+    body: ContainerCreate,
+    image: ImageDefaults | None,
+    *,
+    container_id: str,
+    name: str,
+    created_ns: int,
+    settings: EngineSettings,
+    facts: HostFacts,
+) -> ContainerRecord:
+    """The record of the container that `body` asks for. Raises InvalidParameter with Docker's text."""
+    host = body.host_config or HostConfig()
+    config = _merge_config(body, image)
+    _check_config(config)
+    entrypoint = list(config.entrypoint) if isinstance(config.entrypoint, list) else []
+    command = [*entrypoint, *(config.cmd or ())]
+    if not command:
+        raise InvalidParameter("no command specified")
+    _check_host(host, facts)
+    check_resources(host, facts)
+    mounts = mounts_for(host)
+    _fill_host(host, settings, facts)
+    _check_log(host.log_config)
+    confinement.capabilities_for(
+        host.cap_add or [], host.cap_drop or [], privileged=host.privileged, bounding=facts.bounding
+    )
+    if not config.hostname:
+        config.hostname = facts.hostname if host.network_mode == "host" else container_id[:12]
+        if host.uts_mode == "host":
+            config.hostname = facts.hostname
+    endpoints = dict((body.networking_config and body.networking_config.endpoints_config) or {})
+    endpoints.setdefault(host.network_mode, EndpointSettings())
+    return ContainerRecord(
+        id=container_id,
+        name=name,
+        created_ns=created_ns,
+        image_id=image.id if image else "",
+        image_reference=body.image,
+        chain_ids=image.chain_ids if image else (),
+        config=config,
+        host=host,
+        endpoints=endpoints,
+        mounts=mounts,
+        snapshot_driver=facts.snapshot_driver,
+        path=command[0],
+        args=tuple(command[1:]),
+    )
+
+
+def _merge_config(body: ContainerCreate, image: ImageDefaults | None) -> ContainerConfig:
+    """The request's config, completed by the image's as Docker completes it."""
+    fields = {f: getattr(body, f) for f in ContainerConfig.__struct_fields__}
+    config = ContainerConfig(**fields)
+    if isinstance(config.entrypoint, str):
+        config.entrypoint = [config.entrypoint]
+    if image:
+        config.user = config.user or image.user
+        if image.exposed_ports:
+            config.exposed_ports = {**image.exposed_ports, **(config.exposed_ports or {})}
+        config.env = _merge_env(image.env, config.env or [])
+        if not config.entrypoint:
+            if not config.cmd:
+                config.cmd = list(image.cmd) if image.cmd else config.cmd
+            if config.entrypoint is None:
+                config.entrypoint = list(image.entrypoint) if image.entrypoint else None
+        if image.volumes:
+            config.volumes = {**image.volumes, **(config.volumes or {})}
+        config.working_dir = config.working_dir or image.working_dir
+        config.labels = {**image.labels, **(config.labels or {})}
+        if config.stop_signal is UNSET and image.stop_signal:
+            config.stop_signal = image.stop_signal
+        if config.shell is UNSET and image.shell:
+            config.shell = list(image.shell)
+        if config.healthcheck is UNSET and image.healthcheck:
+            config.healthcheck = image.healthcheck
+        if config.on_build is None and image.on_build:
+            config.on_build = list(image.on_build)
+    if config.entrypoint == [""]:  # `--entrypoint ""` takes the image's away
+        config.entrypoint = None
+    if config.labels is None:
+        config.labels = {}
+    return config
+
+
+def _merge_env(image_env: Sequence[str], env: list[str]) -> list[str]:
+    names = {entry.partition("=")[0] for entry in env}
+    return [entry for entry in image_env if entry.partition("=")[0] not in names] + env
+
+
+def _check_config(config: ContainerConfig) -> None:
+    if config.working_dir:
+        if not config.working_dir.startswith("/"):
+            raise InvalidParameter(
+                f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+            )
+        config.working_dir = "/" + os.path.normpath(config.working_dir).lstrip("/")
+    for entry in config.env or ():
+        if entry.startswith("=") or not entry:
+            raise InvalidParameter(f"invalid environment variable: {entry}")
+    for text in (
+        *(config.env or ()),
+        *(config.cmd or ()),
+        *(config.entrypoint or ()),
+        config.user,
+        config.working_dir,
+    ):
+        if "\0" in text:
+            raise InvalidParameter(f"invalid value {text!r}: it holds a NUL byte")
+    total = sum(
+        len(text.encode("utf-8", "surrogatepass")) for text in (*(config.env or ()), *(config.cmd or ()))
+    )
+    if total > MAX_ENVIRONMENT:
+        raise InvalidParameter(f"environment and command take {total} bytes: at most {MAX_ENVIRONMENT} fit")
+    if config.hostname and (len(config.hostname) > 63 or not _HOSTNAME.fullmatch(config.hostname)):
+        raise InvalidParameter(f"invalid hostname format: {config.hostname}")
+    if config.stop_signal:
+        parse_signal(config.stop_signal)
+    if not isinstance(config.stop_timeout, UnsetType) and config.stop_timeout < -1:
+        raise InvalidParameter(f"invalid stop timeout {config.stop_timeout}: use -1 (wait for ever) or more")
+    if not isinstance(config.exposed_ports, UnsetType):
+        for port in config.exposed_ports:
+            check_port(port)
+
+
+def check_port(text: str) -> tuple[int, str]:
+    """`80/tcp` as (80, "tcp")."""
+    number, _, protocol = text.partition("/")
+    if not number.isdigit() or not 0 < int(number) < 65536:
+        raise InvalidParameter(f'invalid port specification: "{text}"')
+    if protocol not in ("", "tcp", "udp", "sctp"):
+        raise InvalidParameter(f'invalid port specification: "{text}": unknown protocol {protocol!r}')
+    return int(number), protocol or "tcp"
+
+
+def parse_signal(text: str) -> int:
+    """A signal's number from `9`, `KILL`, `SIGKILL` or `RTMIN+3`."""
+    if text.isdigit():
+        number = int(text)
+        if 1 <= number <= 64:
+            return number
+        raise InvalidParameter(f"Invalid signal: {text}")
+    name = text.upper().removeprefix("SIG")
+    realtime = re.fullmatch(r"RTMIN(?:\+(\d+))?|RTMAX(?:-(\d+))?", name)
+    if realtime:
+        up, down = realtime.groups()
+        number = 34 + int(up or 0) if name.startswith("RTMIN") else 64 - int(down or 0)
+        if 34 <= number <= 64:
+            return number
+    found = getattr(signal, f"SIG{name}", None)
+    if name.startswith("_") or not isinstance(found, signal.Signals):
+        raise InvalidParameter(f"Invalid signal: {text}")
+    return int(found)
+
+
+def _check_host(host: HostConfig, facts: HostFacts) -> None:
+    check_restart_policy(host.restart_policy)
+    if host.auto_remove and host.restart_policy.name not in ("", "no"):
+        raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
+    if host.shm_size < 0:
+        raise InvalidParameter("SHM size can not be less than 0")
+    if not -1000 <= host.oom_score_adj <= 1000:
+        raise InvalidParameter(
+            f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
+        )
+    _check_mode("PID", host.pid_mode, ("", "host"))
+    _check_mode("IPC", host.ipc_mode, ("", "host", "none", "private", "shareable"))
+    _check_mode("UTS", host.uts_mode, ("", "host"), joins=False)
+    _check_mode("cgroup namespace", host.cgroupns_mode, ("", "host", "private"), joins=False)
+    if host.userns_mode not in ("", "host"):
+        raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
+    for extra in host.extra_hosts or ():
+        if ":" not in extra:
+            raise InvalidParameter(f'bad format for add-host: "{extra}"')
+    if host.isolation not in ("", "default"):
+        raise InvalidParameter(f"invalid isolation '{host.isolation}' on linux")
+    if host.cgroup_parent and ".." in host.cgroup_parent.split("/"):
+        raise InvalidParameter(f"invalid cgroup parent {host.cgroup_parent!r}: it must not hold '..'")
+
+
+def _check_mode(what: str, mode: str, plain: tuple[str, ...], *, joins: bool = True) -> None:
+    if mode in plain or (joins and mode.startswith("container:") and len(mode) > len("container:")):
+        return
+    raise InvalidParameter(f"invalid {what} mode: {mode}")
+
+
+def check_restart_policy(policy: RestartPolicy) -> None:
+    if policy.name and policy.name not in _RESTART_POLICIES:
+        raise InvalidParameter(
+            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', 'on-failure', or "
+            "'unless-stopped'"
+        )
+    if policy.maximum_retry_count < 0:
+        raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
+    if policy.maximum_retry_count and policy.name != "on-failure":
+        raise InvalidParameter(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+        )
+
+
+def check_resources(limits: Resources, facts: HostFacts) -> None:
+    """Refuse limits that contradict each other or this machine, with Docker's texts."""
+    if limits.memory and limits.memory < MINIMUM_MEMORY:
+        raise InvalidParameter("Minimum memory limit allowed is 6MB")
+    if limits.memory > 0 and limits.memory_swap > 0 and limits.memory_swap < limits.memory:
+        raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if limits.memory == 0 and limits.memory_swap > 0:
+        raise InvalidParameter(
+            "You should always set the Memory limit when using Memoryswap limit, see usage"
+        )
+    if limits.memory_swap < -1:
+        raise InvalidParameter(f"invalid memory swap limit {limits.memory_swap}: use -1 (unlimited) or more")
+    if limits.memory_swappiness is not None and not -1 <= limits.memory_swappiness <= 100:
+        raise InvalidParameter(
+            f"Invalid value: {limits.memory_swappiness}, valid memory swappiness range is 0-100"
+        )
+    if limits.memory_reservation and limits.memory_reservation < MINIMUM_MEMORY:
+        raise InvalidParameter("Minimum memory reservation allowed is 6MB")
+    if 0 < limits.memory < limits.memory_reservation:
+        raise InvalidParameter(
+            "Minimum memory limit can not be less than memory reservation limit, see usage"
+        )
+    if limits.nano_cpus and limits.cpu_period:
+        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+    if limits.nano_cpus and limits.cpu_quota:
+        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+    if limits.nano_cpus < 0 or limits.nano_cpus > facts.cpus * 1_000_000_000:
+        raise InvalidParameter(
+            f"Range of CPUs is from 0.01 to {facts.cpus}.00, as there are only {facts.cpus} CPUs available"
+        )
+    if limits.cpu_shares < 0:
+        raise InvalidParameter(f"invalid CPU shares ({limits.cpu_shares}): value must be a positive integer")
+    if limits.cpu_period and not 1000 <= limits.cpu_period <= 1_000_000:
+        raise InvalidParameter(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
+        )
+    if 0 < limits.cpu_quota < 1000:
+        raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    _check_cpu_list("cpuset cpus", "CPUs", limits.cpuset_cpus, facts.cpus)
+    if limits.cpuset_mems and not _CPU_LIST.fullmatch(limits.cpuset_mems):
+        raise InvalidParameter(f"Invalid value {limits.cpuset_mems} for cpuset mems")
+    if limits.blkio_weight and not 10 <= limits.blkio_weight <= 1000:
+        raise InvalidParameter("Range of blkio weight is from 10 to 1000")
+    if limits.pids_limit is not None and limits.pids_limit < -1:
+        raise InvalidParameter(f"invalid pids limit {limits.pids_limit}: use -1 (unlimited) or more")
+    for ulimit in limits.ulimits or ():
+        if ulimit.hard != -1 and (ulimit.soft == -1 or ulimit.soft > ulimit.hard):
+            raise InvalidParameter(
+                f"ulimit soft limit must be less than or equal to hard limit: {ulimit.soft} > {ulimit.hard}"
+            )
+        if f"RLIMIT_{ulimit.name.upper()}" not in confinement.RLIMITS:
+            raise InvalidParameter(f"invalid ulimit type: {ulimit.name}")
+    for device in limits.devices or ():
+        if set(device.cgroup_permissions or "rwm") - set("rwm"):
+            raise InvalidParameter(
+                f"invalid device cgroup permissions {device.cgroup_permissions!r}: use of r, w, m"
+            )
+    for rule in limits.device_cgroup_rules or ():
+        if not re.fullmatch(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}", rule):
+            raise InvalidParameter(f"invalid device cgroup rule format: '{rule}'")
+
+
+def _check_cpu_list(what: str, unit: str, text: str, available: int) -> None:
+    if not text:
+        return
+    if not _CPU_LIST.fullmatch(text) or len(text) > 4096:
+        raise InvalidParameter(f"Invalid value {text} for {what}")
+    highest = max(int(number) for number in re.findall(r"\d+", text))
+    if highest >= available:
+        raise InvalidParameter(
+            f"Requested {unit} are not available - requested {text}, available: 0-{available - 1}"
+            if available > 1
+            else f"Requested {unit} are not available - requested {text}, available: 0"
+        )
+
+
+def _fill_host(host: HostConfig, settings: EngineSettings, facts: HostFacts) -> None:
+    """The values Docker shows in `inspect` where the client gave none."""
+    host.network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
+    host.shm_size = host.shm_size or settings.default_shm_size
+    host.ipc_mode = host.ipc_mode or "private"
+    host.cgroupns_mode = host.cgroupns_mode or ("private" if facts.cgroup_version == 2 else "host")
+    host.restart_policy.name = host.restart_policy.name or "no"
+    host.runtime = host.runtime or settings.default_runtime
+    if host.runtime != BUILT_IN_RUNTIME and host.runtime not in settings.runtimes:
+        raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
+    if not host.log_config.type:
+        host.log_config = LogConfig(type=settings.log_driver, config=dict(settings.log_opts))
+    elif host.log_config.type == settings.log_driver:
+        host.log_config.config = {**settings.log_opts, **(host.log_config.config or {})}
+    host.log_config.config = host.log_config.config or {}
+    unconfined = host.privileged or "systempaths=unconfined" in (host.security_opt or ())
+    if host.masked_paths is None:
+        host.masked_paths = [] if unconfined else confinement.masked_paths(facts.cpus)
+    if host.readonly_paths is None:
+        host.readonly_paths = [] if unconfined else list(confinement.READONLY_PATHS)
+    host.port_bindings = host.port_bindings or {}
+    host.dns = host.dns or []
+    host.dns_options = host.dns_options or []
+    host.dns_search = host.dns_search or []
+    if host.oom_kill_disable is None and facts.cgroup_version == 1:
+        host.oom_kill_disable = False
+    if host.memory > 0 and host.memory_swap == 0:
+        host.memory_swap = host.memory * 2
+    if isinstance(host.init, UnsetType) and settings.init:
+        host.init = True
+
+
+LOG_OPTIONS: dict[str, frozenset[str]] = {
+    "json-file": frozenset(
+        (
+            "max-file",
+            "max-size",
+            "compress",
+            "labels",
+            "labels-regex",
+            "env",
+            "env-regex",
+            "tag",
+            "mode",
+            "max-buffer-size",
+        )
+    ),
+    "none": frozenset(),
+}
+
+
+def _check_log(log: LogConfig) -> None:
+    known = LOG_OPTIONS.get(log.type)
+    if known is None:
+        raise InvalidParameter(f"logger: no log driver named '{log.type}' is registered")
+    for key in log.config or {}:
+        if key not in known:
+            raise InvalidParameter(f"unknown log opt '{key}' for {log.type} log driver")

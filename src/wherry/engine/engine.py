@@ -1,0 +1,162 @@
+"""The engine: every use case behind one object, with the subsystems it is made of.
+
+`await Engine.open(settings)` takes the data root (one engine per data root), recovers what an earlier one left, and
+is ready. `await engine.close()` lets go; containers go on running.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+from contextlib import AsyncExitStack
+
+import wherry
+
+from wherry.engine.containers import Containers
+from wherry.engine.context import Context
+from wherry.engine.events import Events
+from wherry.engine.execs import Execs
+from wherry.engine.images import Images
+from wherry.engine.restore import restore
+from wherry.engine.settings import EngineSettings
+from wherry.engine.system import System, host_facts
+from wherry.errors import Conflict, Unsupported
+from wherry.network.networks import Networks, NetworkSettings
+from wherry.registry.client import Client
+from wherry.registry.fetch import Registry
+from wherry.registry.resolve import Endpoints
+from wherry.shim.client import Launcher
+from wherry.store.store import Store
+
+
+class Engine:
+    """Made by `open`. The attributes are the services the API and embedding programs call."""
+
+    def __init__(
+        self,
+        *,
+        settings: EngineSettings,
+        context: Context,
+        containers: Containers,
+        execs: Execs,
+        system: System,
+        closing: AsyncExitStack,
+    ) -> None:
+        self.settings = settings
+        self.containers = containers
+        self.execs = execs
+        self.images = context.images
+        self.networks = context.networks
+        self.events = context.events
+        self.system = system
+        self.launcher = context.launcher
+        self._context = context
+        self._closing = closing
+
+    @classmethod
+    async def open(cls, settings: EngineSettings) -> Engine:
+        """Take the data root and recover. Raises Conflict when another engine has it."""
+        async with AsyncExitStack() as undo:
+            make_roots(settings)
+            undo.callback(os.close, lock_root(settings.data_root))
+            store = await _open_store(settings)
+            undo.push_async_callback(store.close)
+            engine_id = await store.database.run(_engine_id)
+            events = Events()
+            endpoints = Endpoints(mirrors=settings.registry_mirrors, insecure=settings.insecure_registries)
+            registry = Registry(Client(endpoints, agent=f"wherry/{wherry.__version__}"))
+            undo.push_async_callback(registry.close)
+            networks = await Networks.open(
+                store.database,
+                NetworkSettings(
+                    bridge=settings.bridge,
+                    bip=settings.bip,
+                    mtu=settings.mtu,
+                    firewall_accept=settings.firewall_accept,
+                ),
+            )
+            undo.push_async_callback(networks.close)
+            launcher = await Launcher.open(settings.exec_root)
+            undo.callback(launcher.close)
+            services: list[Containers] = []
+            images = Images(
+                store,
+                registry,
+                lambda action, image_id, attributes: events.emit("image", action, image_id, attributes),
+                lambda image_id: services[0].users_of(image_id),
+            )
+            context = Context(
+                settings=settings,
+                facts=host_facts(store.driver.name),
+                store=store,
+                images=images,
+                networks=networks,
+                launcher=launcher,
+                events=events,
+            )
+            containers = Containers(context)
+            services.append(containers)
+            execs = Execs(context, containers)
+            system = System(context, containers, engine_id)
+            await restore(context, containers, execs)
+            return cls(
+                settings=settings,
+                context=context,
+                containers=containers,
+                execs=execs,
+                system=system,
+                closing=undo.pop_all(),
+            )
+
+    async def close(self) -> None:
+        """Let go of everything. Containers go on, and the next engine finds them."""
+        await self._context.settle()
+        await self._closing.aclose()
+
+
+def make_roots(settings: EngineSettings) -> None:
+    for path, mode in (
+        (settings.data_root, 0o710),
+        (os.path.join(settings.data_root, "containers"), 0o710),
+        (settings.exec_root, 0o711),
+        (os.path.join(settings.exec_root, "containers"), 0o711),
+    ):
+        os.makedirs(path, mode=mode, exist_ok=True)
+
+
+def lock_root(data_root: str) -> int:
+    """The descriptor that makes this process the data root's owner until it is closed, or the process dies."""
+    path = os.path.join(data_root, "lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise Conflict(
+            f"data root {data_root} is in use by another engine (process {holder or 'unknown'}): stop that one, or"
+            " choose another data root"
+        ) from exc
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+async def _open_store(settings: EngineSettings) -> Store:
+    if settings.storage_driver:
+        return await Store.open(settings.data_root, settings.storage_driver)
+    try:
+        return await Store.open(settings.data_root, "overlay2")
+    except Unsupported:
+        return await Store.open(settings.data_root, "vfs")
+
+
+def _engine_id(connection: sqlite3.Connection) -> str:
+    row = connection.execute("SELECT value FROM fact WHERE key='engine-id'").fetchone()
+    if row:
+        return str(row[0])
+    engine_id = secrets.token_hex(16)
+    connection.execute("INSERT INTO fact (key, value) VALUES ('engine-id', ?)", (engine_id,))
+    return engine_id

@@ -1,0 +1,135 @@
+"""What happened, told to whoever listens. The last 256 events are kept for those who ask for the past."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from wherry.model.events import Actor, Event
+
+REPLAY = 256
+"""Events kept in memory, as many as Docker keeps."""
+BACKLOG = 4096
+"""Events a slow listener may lag behind before it is cut off: one bad reader must not hold the engine."""
+
+Filters = Mapping[str, list[str]]
+
+
+class Events:
+    """The engine's one stream of events."""
+
+    def __init__(self) -> None:
+        self._past: deque[Event] = deque(maxlen=REPLAY)
+        self._listeners: set[asyncio.Queue[Event | None]] = set()
+
+    @property
+    def listeners(self) -> int:
+        return len(self._listeners)
+
+    def emit(self, kind: str, action: str, actor_id: str, attributes: dict[str, str]) -> None:
+        """Tell everybody. Never waits: a listener too far behind is dropped and its stream ends."""
+        now_ns = time.time_ns()
+        event = Event(
+            type=kind,
+            action=action,
+            actor=Actor(id=actor_id, attributes=attributes),
+            time=now_ns // 1_000_000_000,
+            time_nano=now_ns,
+        )
+        if kind in ("container", "image"):  # Docker's older form of the same
+            event.status = action
+            event.id = actor_id
+            if kind == "container":
+                event.from_ = attributes.get("image", "")
+        self._past.append(event)
+        for queue in list(self._listeners):
+            if queue.qsize() >= BACKLOG:
+                self._listeners.discard(queue)
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(event)
+
+    async def subscribe(
+        self, *, since_ns: int | None, until_ns: int | None, filters: Filters
+    ) -> AsyncIterator[Event]:
+        """Past events from `since_ns`, then those to come, until `until_ns` if given."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        matches = event_filter(filters)
+        past = [] if since_ns is None and until_ns is None else list(self._past)
+        self._listeners.add(queue)
+        try:
+            for event in past:
+                if (
+                    event.time_nano >= (since_ns or 0)
+                    and (until_ns is None or event.time_nano <= until_ns)
+                    and matches(event)
+                ):
+                    yield event
+            while True:
+                left_s = None if until_ns is None else (until_ns - time.time_ns()) / 1e9
+                if left_s is not None and left_s <= 0:
+                    return
+                try:
+                    async with asyncio.timeout(left_s):
+                        event = await queue.get()
+                except TimeoutError:
+                    return
+                if event is None:
+                    return
+                if matches(event):
+                    yield event
+        finally:
+            self._listeners.discard(queue)
+
+
+def event_filter(filters: Filters) -> Callable[[Event], bool]:
+    """Docker's rules: keys are ANDed, values of a key ORed (labels ANDed); unknown keys match nothing wrong and are ignored."""
+
+    def by_actor(kind: str, event: Event, wanted: list[str]) -> bool:
+        if event.type != kind and not (kind == "container" and event.type == "container"):
+            return False
+        attributes = event.actor.attributes
+        names = {event.actor.id, attributes.get("name", "")}
+        if kind == "image":
+            names |= {name.rpartition(":")[0] for name in tuple(names)} | {attributes.get("image", "")}
+        return any(
+            value in names or (value and event.actor.id.removeprefix("sha256:").startswith(value))
+            for value in wanted
+        )
+
+    def by_label(event: Event, wanted: list[str]) -> bool:
+        for label in wanted:
+            key, has_value, value = label.partition("=")
+            have = event.actor.attributes.get(key)
+            if have is None or (has_value and have != value):
+                return False
+        return True
+
+    def matches(event: Event) -> bool:
+        for key, wanted in filters.items():
+            if not wanted:
+                continue
+            if key == "type" and event.type not in wanted:
+                return False
+            if key in ("event", "action") and not any(
+                event.action == value or event.action.startswith(value + ":") for value in wanted
+            ):
+                return False
+            if key in ("container", "network", "volume", "daemon", "plugin"):
+                if not by_actor(key, event, wanted):
+                    return False
+            elif key == "image":
+                if not (
+                    by_actor("image", event, wanted)
+                    or (event.type == "container" and event.actor.attributes.get("image") in wanted)
+                ):
+                    return False
+            elif (key == "label" and not by_label(event, wanted)) or (
+                key == "scope" and event.scope not in wanted
+            ):
+                return False
+        return True
+
+    return matches

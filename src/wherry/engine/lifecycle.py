@@ -1,0 +1,435 @@
+"""What makes a container live and die: start, the exit that follows, stop, kill, pause.
+
+Everything that changes a container's state holds its lock, except waiting for its end: the exit arrives as an event
+from the shim and takes the lock itself, so `stop` and `remove --force` wait without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from wherry.engine import bundle
+from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
+from wherry.engine.context import Context
+from wherry.engine.creation import parse_signal
+from wherry.engine.records import Container
+from wherry.engine.settings import BUILT_IN_RUNTIME
+from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, WherryError
+from wherry.linux.killpoint import killpoint
+from wherry.model.containers import ContainerWaited
+from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
+
+_log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 10
+SIGKILL, SIGTERM = 9, 15
+EXIT_CODES = {"not-found": 127, "permission": 126}
+
+FindRunning = Callable[[str], Container]
+
+
+class Lifecycle:
+    """The engine's hands on running containers. `remove` ends a stopped container whose lock is held."""
+
+    def __init__(self, context: Context, *, remove: Callable[[Container], Awaitable[None]]) -> None:
+        self._context = context
+        self._remove = remove
+
+    # Starting
+
+    async def start(self, container: Container, find_running: FindRunning) -> None:
+        """The container runs when this returns. Raises NotModified when it does already."""
+        async with container.lock:
+            status = container.state.status
+            if status == "paused":
+                raise Conflict("cannot start a paused container, try unpause instead")
+            if status == "running":
+                raise NotModified(f"container {container.id} is already running")
+            if status in ("removing", "dead"):
+                raise Conflict("container is marked for removal and cannot be started")
+            await self._start(container, find_running)
+
+    async def _start(self, container: Container, find_running: FindRunning) -> None:
+        context, state = self._context, container.state
+        container.begin_trace()
+        state.error, state.exit_code, state.oom_killed, state.is_manually_stopped = "", 0, False, False
+        try:
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(context.networks.release, container.id)
+                shim = await self._prepare(container, find_running, undo)
+                state.pid = await self._launch(container, shim)
+                killpoint("start:started")
+                state.become("running")
+                state.started_ns, state.finished_ns = time.time_ns(), 0
+                container.ended.clear()
+                container.shim = shim
+                undo.pop_all()
+        except ShimError as exc:
+            await self._start_failed(container, _runtime_message(exc), EXIT_CODES.get(exc.kind, 128))
+            refused = exc.kind in ("not-found", "permission", "invalid")
+            raise (InvalidParameter if refused else Internal)(state.error) from exc
+        except (WherryError, OSError) as exc:
+            await self._start_failed(container, str(exc), 128)
+            raise
+        await context.save_state(container)
+        killpoint("start:state-written")
+        container.mark("recorded")
+        context.events.emit("container", "start", container.id, container.event_attributes())
+
+    async def _prepare(self, container: Container, find_running: FindRunning, undo: AsyncExitStack) -> Shim:
+        """Network and bundle made, and a shim asked to make the container from them. Nothing is awaited of the shim."""
+        context, record, state = self._context, container.record, container.state
+        mode = record.host.network_mode
+        joined = self._joined(container, find_running)
+        sandbox: int | None = None
+        if not mode.startswith("container:"):
+            attachment = await context.networks.acquire(mode, container.id)
+            state.endpoint, sandbox = attachment.endpoint, attachment.sandbox
+        try:
+            container.mark("network ready")
+            killpoint("start:network-ready")
+            directory = context.exec_dir(container.id)
+            seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
+            container.mark("bundle written")
+            killpoint("start:bundle-written")
+            shim = self._spawn(container, directory)
+            undo.push_async_callback(_send_away, shim)
+            runtime = record.host.runtime
+            created = shim.create(
+                bundle=directory,
+                runtime=None if runtime == BUILT_IN_RUNTIME else context.runtime_command(runtime),
+                rootfs=context.driver.rootfs(container.id),
+                cgroup=bundle.cgroup_path(record, context.settings),
+                stdin=record.config.open_stdin,
+                stdin_once=record.config.stdin_once,
+                log=context.log_target(container),
+                seccomp=seccomp,
+                netns=sandbox,
+            )
+            created.add_done_callback(lambda _: container.mark("container created"))
+            await created
+            killpoint("start:created")
+            return shim
+        finally:
+            if sandbox is not None:
+                os.close(sandbox)
+
+    def _spawn(self, container: Container, directory: str) -> Shim:
+        """A new shim. If it dies, now or later, the container's end is noted."""
+        shim, spawned = self._context.launcher.spawn(
+            container.id,
+            directory,
+            on_event=lambda event: self.event(container, event),
+            on_lost=lambda: self.lost(container),
+        )
+        spawned.add_done_callback(lambda done: done.cancelled() or done.exception())
+        killpoint("start:shim-forked")
+        return shim
+
+    async def _launch(self, container: Container, shim: Shim) -> int:
+        """Hand the waiting clients to the shim and release the process; its pid. All requests go out at once."""
+        handed = [self._hand(shim, container, early) for early in container.early]
+        lent = [shim.wait(w.socket, w.condition) for w in container.waiters if w.socket is not None]
+        killpoint("start:clients-handed-over")
+        started = shim.start()
+        others = await asyncio.gather(*handed, *lent, return_exceptions=True)
+        container.early.clear()
+        pid = int((await started)["pid"])
+        container.mark("process started")
+        for failure in others:
+            if isinstance(failure, BaseException):
+                _log.warning("a client of container %s could not be handed over: %s", container.id, failure)
+        return pid
+
+    def _joined(self, container: Container, find_running: FindRunning) -> bundle.Joined:
+        """The namespaces of other containers this one joins, as paths that stay good while those run."""
+
+        def path(mode: str, namespace: str) -> str:
+            if not mode.startswith("container:"):
+                return ""
+            return f"/proc/{find_running(mode).state.pid}/ns/{namespace}"
+
+        host = container.record.host
+        shm = ""
+        if host.ipc_mode.startswith("container:"):
+            shm = f"/proc/{find_running(host.ipc_mode).state.pid}/root/dev/shm"
+        return bundle.Joined(
+            pid=path(host.pid_mode, "pid"),
+            ipc=path(host.ipc_mode, "ipc"),
+            network=path(host.network_mode, "net"),
+            shm=shm,
+        )
+
+    def _write_bundle(
+        self, container: Container, joined: bundle.Joined, directory: str, *, has_sandbox: bool
+    ) -> str | None:
+        """config.json and the /etc files on disk; the path of the compiled seccomp filter."""
+        context, record = self._context, container.record
+        context.write_etc_files(container)
+        for mount in record.mounts:
+            if mount.create_source and not os.path.exists(mount.source):
+                os.makedirs(mount.source, exist_ok=True)
+            elif mount.type == "bind" and not os.path.lexists(mount.source):
+                raise InvalidParameter(
+                    f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
+                )
+        is_ours = record.host.runtime == BUILT_IN_RUNTIME
+        profile, compiled = context.seccomp_for(record, compiled=is_ours)
+        spec = bundle.spec_for(
+            record,
+            settings=context.settings,
+            facts=context.facts,
+            etc=context.etc_files(container.id),
+            joined=joined,
+            has_sandbox=has_sandbox,
+            seccomp=profile,
+        )
+        os.makedirs(directory, mode=0o711, exist_ok=True)
+        with open(os.path.join(directory, "config.json"), "wb", opener=_private) as file:
+            file.write(json.dumps(spec, separators=(",", ":")).encode())
+        return compiled
+
+    async def _start_failed(self, container: Container, message: str, code: int) -> None:
+        """Leave the container as it was, with the reason; nothing else of the attempt stays."""
+        state = container.state
+        state.error, state.exit_code, state.pid, state.endpoint = message, code, 0, None
+        for early in container.early:
+            hang_up(early.sock)
+        container.early.clear()
+        if container.record.host.auto_remove:
+            await self._remove(container)
+        else:
+            await self._context.save_state(container)
+
+    # Clients
+
+    async def hand_over(self, container: Container, client: EarlyClient) -> None:
+        """Give an attached client's connection to the shim of a running container."""
+        if container.shim is None:
+            hang_up(client.sock)
+            return
+        try:
+            await self._hand(container.shim, container, client)
+        except (ShimError, ShimGone):
+            pass  # it ended just now: its socket is closed, and that is what the client sees
+
+    async def _hand(self, shim: Shim, container: Container, client: EarlyClient) -> None:
+        options, config = client.options, container.record.config
+        answer = shim.attach(
+            client.sock,
+            stdin=options.stdin and config.open_stdin,
+            stdout=options.stdout,
+            stderr=options.stderr,
+            mux=not config.tty,
+            detach_keys=(options.detach_keys or DETACH_KEYS) if config.tty else "",
+            pending=client.pending,
+        )
+        try:
+            await answer
+        finally:
+            client.sock.close()
+
+    # Events of a shim
+
+    def event(self, container: Container, event: Mapping[str, Any]) -> None:
+        """Called in order for each event of a container's shim."""
+        kind, emit = event["event"], self._context.events.emit
+        if kind == "exit":
+            self._context.spawn(self.exited(container, Exit.of(event)))
+        elif kind == "oom":
+            container.state.oom_killed = True
+            emit("container", "oom", container.id, container.event_attributes())
+        elif kind == "exec_exit":
+            self._context.exec_ended(container, str(event["exec_id"]), int(event["code"]))
+        elif kind == "detach":
+            attributes = container.event_attributes()
+            exec_id = event.get("exec_id")
+            if exec_id:
+                emit("container", "exec_detach", container.id, {**attributes, "execID": str(exec_id)})
+            else:
+                emit("container", "detach", container.id, attributes)
+
+    def lost(self, container: Container) -> None:
+        """The container's shim hung up. If the container was running, its shim has died: it goes with it."""
+        if container.state.is_running:
+            self._context.spawn(self._bury(container))
+
+    async def _bury(self, container: Container) -> None:
+        _log.warning("the shim of container %s died", container.id)
+        reason = "the container's shim died: its processes were killed"
+        await self.exited(container, await bury(self._context.exec_dir(container.id), reason))
+
+    async def exited(self, container: Container, end: Exit) -> None:
+        """Take note that the container's process has ended: record, network, clients, `--rm`."""
+        context, state = self._context, container.state
+        async with container.lock:
+            if not state.is_running:
+                return  # told twice: by the event, and by the record that a restart or a lost shim led to
+            state.become("exited")
+            state.exit_code, state.finished_ns, state.error = end.code, end.at_ns, end.error
+            state.oom_killed = state.oom_killed or end.oom_killed
+            state.pid = 0
+            shim, container.shim = container.shim, None
+            await context.networks.release(container.id)
+            state.endpoint = None
+            killpoint("exit:network-released")
+            auto_remove = container.record.host.auto_remove
+            if not auto_remove:
+                await context.save_state(container)
+            killpoint("exit:state-written")
+            if shim is not None:
+                await _send_away(shim)
+            killpoint("exit:shim-released")
+            context.end_execs(container)
+            lived_s = max(0, state.finished_ns - state.started_ns) // 1_000_000_000
+            attributes = {"execDuration": str(lived_s), "exitCode": str(state.exit_code)}
+            context.events.emit(
+                "container", "die", container.id, {**container.event_attributes(), **attributes}
+            )
+            answer = ContainerWaited(status_code=state.exit_code)
+            for waiter in list(container.waiters):
+                if waiter.condition != "removed":
+                    waiter.settle(answer)
+                    container.waiters.remove(waiter)
+            container.ended.set()
+            if auto_remove:
+                await self._remove(container)
+
+    async def remove_ended(self, container: Container) -> None:
+        """Finish what `--rm` asked for, for a container that ended while there was no daemon."""
+        async with container.lock:
+            await self._remove(container)
+
+    # Stopping
+
+    async def stop(self, container: Container, *, timeout_s: int | None, signal: str | None) -> None:
+        """The container has stopped, and its exit is recorded, when this returns."""
+        number = parse_signal(signal) if signal else 0
+        if not container.state.is_running:
+            raise NotModified(f"container {container.id} is already stopped")
+        await self._stop(container, timeout_s=timeout_s, number=number)
+        self._context.events.emit("container", "stop", container.id, container.event_attributes())
+
+    async def _stop(self, container: Container, *, timeout_s: int | None, number: int) -> None:
+        config = container.record.config
+        container.state.is_manually_stopped = True
+        if not number:
+            number = parse_signal(config.stop_signal) if config.stop_signal else SIGTERM
+        if timeout_s is None:
+            timeout_s = config.stop_timeout if isinstance(config.stop_timeout, int) else STOP_TIMEOUT_S
+        await self._signal(container, number)
+        if container.state.status == "paused":
+            await self._resume(container)
+        try:
+            async with asyncio.timeout(None if timeout_s < 0 else timeout_s):
+                await container.ended.wait()
+        except TimeoutError:
+            await self.kill_and_wait(container)
+
+    async def restart(
+        self, container: Container, find_running: FindRunning, *, timeout_s: int | None, signal: str | None
+    ) -> None:
+        number = parse_signal(signal) if signal else 0
+        if container.state.is_running:
+            await self._stop(container, timeout_s=timeout_s, number=number)
+            self._context.events.emit("container", "stop", container.id, container.event_attributes())
+        try:
+            await self.start(container, find_running)
+        except NotModified:
+            pass
+        self._context.events.emit("container", "restart", container.id, container.event_attributes())
+
+    async def kill(self, container: Container, number: int) -> None:
+        """Send a signal to the container's first process. Docker's text when it does not run."""
+        if not container.state.is_running:
+            raise Conflict(
+                f"cannot kill container: {container.name}: container {container.id} is not running"
+            )
+        container.state.is_manually_stopped = True
+        await self._signal(container, number)
+        if number == SIGKILL and container.state.status == "paused":
+            await self._resume(container)
+
+    async def kill_and_wait(self, container: Container) -> None:
+        if container.state.is_running:
+            await self._signal(container, SIGKILL)
+            if container.state.status == "paused":
+                await self._resume(container)
+        await container.ended.wait()
+
+    async def _signal(self, container: Container, number: int) -> None:
+        shim = container.shim
+        if shim is None:
+            return  # it is ending: the exit is on its way
+        try:
+            await shim.kill(number)
+        except ShimGone:
+            return  # the end of it is on its way
+        except ShimError as exc:
+            if exc.kind not in ("conflict", "not-found"):
+                raise Internal(f"cannot signal container {container.id}: {exc}") from exc
+        attributes = {**container.event_attributes(), "signal": str(number)}
+        self._context.events.emit("container", "kill", container.id, attributes)
+
+    # Pausing
+
+    async def pause(self, container: Container) -> None:
+        async with container.lock:
+            if not container.state.is_running:
+                raise Conflict(f"container {container.id} is not running")
+            if container.state.status == "paused":
+                raise Conflict(f"container {container.id} is already paused")
+            assert container.shim is not None
+            await container.shim.pause()
+            container.state.become("paused")
+            await self._context.save_state(container)
+        self._context.events.emit("container", "pause", container.id, container.event_attributes())
+
+    async def unpause(self, container: Container) -> None:
+        if container.state.status != "paused":
+            raise Internal(f"Container {container.id} is not paused")
+        await self._resume(container)
+        self._context.events.emit("container", "unpause", container.id, container.event_attributes())
+
+    async def _resume(self, container: Container) -> None:
+        async with container.lock:
+            if container.state.status == "paused" and container.shim is not None:
+                await container.shim.resume()
+                container.state.become("running")
+                await self._context.save_state(container)
+
+    async def apply_limits(self, container: Container, resources: dict[str, object]) -> None:
+        """Write new limits into the running container's cgroup."""
+        assert container.shim is not None
+        await container.shim.update(resources)
+
+
+async def _send_away(shim: Shim) -> None:
+    """The shim has done its duty: cgroup and mounts are given back when this returns."""
+    try:
+        await shim.release()
+    except (ShimError, ShimGone):
+        pass  # it has gone by itself
+    shim.close()
+
+
+def _runtime_message(error: ShimError) -> str:
+    """Docker's whole sentence: tools look for its middle, people read its end."""
+    text = str(error)
+    if text.startswith("failed to create task"):
+        return text
+    return (
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+        f"{text if text.startswith('unable to start') else 'unable to start container process: ' + text}: unknown"
+    )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

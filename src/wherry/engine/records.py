@@ -1,0 +1,160 @@
+"""A container as it is kept: what was asked for (`ContainerRecord`), what became of it (`ContainerState`), and both
+together with what only a running engine has (`Container`).
+
+The life of a container, as a table: from each state, what may come next. Everything that changes a state goes
+through `ContainerState.become`, so a step that is not in the table cannot happen.
+
+    created ──start──▶ running ◀──unpause── paused          removing ──▶ (gone)
+       │                  │   ──pause────▶                  from created, exited and dead
+       └─(start failed:   └──exit──▶ exited ──start──▶ running
+          stays created)                                    dead: what removal could not finish
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from wherry.errors import Internal
+from wherry.model.containers import ContainerConfig, ContainerWaited, EndpointSettings, HostConfig
+from wherry.network.driver import Endpoint
+
+if TYPE_CHECKING:
+    from wherry.engine.attach import EarlyClient
+    from wherry.engine.execs import Exec
+    from wherry.shim.client import Shim
+
+Status = Literal["created", "running", "paused", "exited", "removing", "dead"]
+
+NEXT: dict[Status, tuple[Status, ...]] = {
+    "created": ("running", "created", "removing", "dead"),
+    "running": ("paused", "exited"),
+    "paused": ("running", "exited"),
+    "exited": ("running", "exited", "removing", "dead"),
+    "removing": ("dead", "exited", "created"),
+    "dead": ("removing",),
+}
+
+
+def encode_row(value: ContainerRecord | ContainerState) -> bytes:
+    """A record or state as its column of the `container` table."""
+    return msgspec.json.encode(value)
+
+
+class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One mount the user asked for, decided. `options` are the runtime-spec's mount options."""
+
+    type: Literal["bind", "tmpfs"]
+    source: str = ""
+    target: str
+    options: tuple[str, ...] = ()
+    mode: str = ""  # as typed behind the second colon of -v, for inspect
+    read_only: bool = False
+    propagation: str = ""
+    create_source: bool = False
+    is_mount_api: bool = False  # came by --mount: listed in HostConfig.Mounts
+
+
+class ContainerRecord(msgspec.Struct, kw_only=True):
+    """What was asked for. Written once, at create; only name and limits change later."""
+
+    id: str
+    name: str
+    created_ns: int
+    image_id: str  # empty for a container without image
+    image_reference: str
+    chain_ids: tuple[str, ...]
+    config: ContainerConfig
+    host: HostConfig
+    endpoints: dict[str, EndpointSettings]
+    mounts: tuple[MountSpec, ...] = ()
+    snapshot_driver: str
+    path: str
+    args: tuple[str, ...]
+    platform: str = "linux"
+
+
+class ContainerState(msgspec.Struct, kw_only=True):
+    """What became of it. Written at every step that a client is told of."""
+
+    status: Status = "created"
+    pid: int = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    started_ns: int = 0
+    finished_ns: int = 0
+    restart_count: int = 0
+    is_manually_stopped: bool = False
+    endpoint: Endpoint | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.status in ("running", "paused")
+
+    def become(self, status: Status) -> None:
+        """Take one step of the table above."""
+        if status not in NEXT[self.status]:
+            raise Internal(f"a container cannot go from {self.status} to {status}")
+        self.status = status
+
+
+Condition = Literal["not-running", "next-exit", "removed"]
+
+
+class Waiter:
+    """One client that waits for a container to end. Answered once, by whoever comes first."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.condition: Condition = condition
+        self.answer: asyncio.Future[ContainerWaited] = asyncio.get_running_loop().create_future()
+        self.socket: socket.socket | None = None
+
+    def settle(self, answer: ContainerWaited) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
+class Container:
+    """One container in memory. `lock` is held by whoever starts, stops, renames or removes it; reading needs none."""
+
+    def __init__(self, record: ContainerRecord, state: ContainerState | None = None) -> None:
+        self.record = record
+        self.state = state or ContainerState()
+        self.lock = asyncio.Lock()
+        self.shim: Shim | None = None
+        self.waiters: list[Waiter] = []
+        self.early: list[EarlyClient] = []  # clients attached before the start
+        self.execs: dict[str, Exec] = {}
+        self.ended = asyncio.Event()  # set while no process runs and the exit is recorded
+        if not self.state.is_running:
+            self.ended.set()
+        self.trace: list[tuple[str, float]] = []  # (step, ms since the start request)
+        self._trace_start = 0.0
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    def begin_trace(self) -> None:
+        self.trace = []
+        self._trace_start = time.monotonic()
+
+    def mark(self, step: str) -> None:
+        self.trace.append((step, (time.monotonic() - self._trace_start) * 1000))
+
+    def event_attributes(self) -> dict[str, str]:
+        """What every event of this container carries: its labels, image and name."""
+        return {
+            **(self.record.config.labels or {}),
+            "image": self.record.image_reference,
+            "name": self.record.name,
+        }

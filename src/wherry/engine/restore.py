@@ -1,0 +1,171 @@
+"""Start-up is recovery: bring what the database says and what really is back together.
+
+Every way an earlier daemon can have ended leads here, a clean stop too. Afterwards: each container whose process
+lives is connected again; each that ended meanwhile has its exit recorded; what was half-made is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import time
+
+import msgspec
+
+from wherry.engine.attach import answer_wait
+from wherry.engine.containers import CONDITIONS, Containers
+from wherry.engine.context import Context
+from wherry.engine.execs import Execs
+from wherry.engine.records import Container, ContainerRecord, ContainerState, Status, Waiter
+from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
+
+STRANGER_TIMEOUT_S = 5
+LOST = 255
+"""The exit code of a container whose end nobody saw, as Docker gives it."""
+
+
+async def restore(context: Context, containers: Containers, execs: Execs) -> None:
+    """Called once, before anybody can ask for anything."""
+    rows = await context.database.run(_rows, durable=False)
+    known: dict[str, Container] = {}
+    for config, state in rows:
+        record = msgspec.json.decode(config, type=ContainerRecord)
+        container = containers.restore(record, msgspec.json.decode(state, type=ContainerState))
+        known[record.id] = container
+    alive: set[str] = set()
+    for container in known.values():
+        if await _reconnect(context, containers, execs, container):
+            alive.add(container.id)
+    await _end_strangers(context, set(known))
+    await context.networks.reconcile(alive)
+    await asyncio.to_thread(_sweep_files, context, set(known))
+    for container in known.values():
+        if container.id not in alive and container.record.host.auto_remove and container.state.started_ns:
+            await containers.lifecycle.remove_ended(container)
+
+
+def _rows(connection: sqlite3.Connection) -> list[tuple[bytes, bytes]]:
+    return [(row[0], row[1]) for row in connection.execute("SELECT config, state FROM container")]
+
+
+async def _reconnect(context: Context, containers: Containers, execs: Execs, container: Container) -> bool:
+    """Whether the container runs. Its shim, if there is one, is connected or sent away."""
+    directory = context.exec_dir(container.id)
+    lifecycle, state = containers.lifecycle, container.state
+    try:
+        shim = Shim.connect(
+            container.id,
+            directory,
+            on_event=lambda event: lifecycle.event(container, event),
+            on_lost=lambda: lifecycle.lost(container),
+        )
+        status = await shim.state()
+    except (ShimGone, ShimError):
+        await _note_end(context, containers, container, directory)
+        return False
+    if status["status"] not in ("running", "paused", "stopped"):
+        await _send_away(shim)  # created and never started: whoever asked was never answered
+        await _note_end(context, containers, container, directory)
+        return False
+    await _take_waiters(context, container, shim)
+    execs.restore(container, status["execs"])
+    container.shim = shim
+    if status["status"] == "stopped":
+        if state.status == "exited" and state.finished_ns >= int(status["exit"]["at_ns"]):
+            container.shim = None
+            await _send_away(shim)  # known already
+            return False
+        _mark_running(container, "running")
+        await lifecycle.exited(container, Exit.of(status["exit"]))
+        return False
+    _mark_running(container, "paused" if status["status"] == "paused" else "running")
+    state.pid = int(status["pid"])
+    state.endpoint = context.networks.endpoint(container.id)
+    await context.save_state(container)
+    return True
+
+
+def _mark_running(container: Container, status: Status) -> None:
+    """What is found to run is running, whatever was written down before."""
+    state = container.state
+    if not state.is_running or not state.started_ns:
+        state.started_ns = time.time_ns()
+    state.status, state.finished_ns = status, 0
+    container.ended.clear()
+
+
+async def _take_waiters(context: Context, container: Container, shim: Shim) -> None:
+    """Clients of `wait` that an earlier daemon left with the shim."""
+    for condition, sock in await shim.waiters():
+        waiter = Waiter(CONDITIONS[condition])
+        container.waiters.append(waiter)
+        context.spawn(answer_wait(waiter, sock))
+
+
+async def _note_end(context: Context, containers: Containers, container: Container, directory: str) -> None:
+    """No shim: take the exit from its record, or say that nobody saw it."""
+    state = container.state
+    if state.status == "removing":
+        state.status = "exited"
+    if not state.is_running:
+        return
+    if os.path.isdir(directory):
+        end = await bury(directory, "the container's shim died while there was no daemon")
+    else:  # the machine was started anew
+        end = Exit(code=LOST, signal=0, oom_killed=False, at_ns=time.time_ns(), error="")
+    container.ended.clear()
+    await containers.lifecycle.exited(container, end)
+
+
+async def _send_away(shim: Shim) -> None:
+    try:
+        await shim.kill(9, everything=True)
+    except (ShimError, ShimGone):
+        pass
+    try:
+        await shim.release()
+    except (ShimError, ShimGone):
+        pass
+    shim.close()
+
+
+async def _end_strangers(context: Context, known: set[str]) -> None:
+    """Shims of containers the database does not know: their creation was never answered, or they were removed."""
+    base = os.path.join(context.settings.exec_root, "containers")
+    try:
+        names = os.listdir(base)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name in known:
+            continue
+        directory = os.path.join(base, name)
+        try:
+            ended = asyncio.Event()
+            shim = Shim.connect(
+                name,
+                directory,
+                on_event=lambda event, ended=ended: ended.set() if event["event"] == "exit" else None,
+                on_lost=ended.set,
+            )
+            await shim.kill(9, everything=True)
+            async with asyncio.timeout(STRANGER_TIMEOUT_S):
+                await ended.wait()
+            await shim.release()
+            shim.close()
+        except (ShimError, ShimGone, TimeoutError):
+            await bury(directory, "nobody knows this container")
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep_files(context: Context, known: set[str]) -> None:
+    """Writable layers and directories without a container."""
+    for key in context.driver.active():
+        if key not in known:
+            context.driver.remove(key)
+    base = os.path.join(context.settings.data_root, "containers")
+    for name in os.listdir(base):
+        if name not in known:
+            shutil.rmtree(os.path.join(base, name), ignore_errors=True)

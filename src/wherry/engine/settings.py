@@ -1,0 +1,49 @@
+"""What an engine is told when it is opened. The daemon fills this from its flags and daemon.json, a program that
+embeds the engine by keyword."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class RuntimeSetting(msgspec.Struct, frozen=True):
+    """An OCI runtime by name: `path` is its command, `args` come before the verb."""
+
+    path: str
+    args: tuple[str, ...] = ()
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that makes one engine different from another on the same machine."""
+
+    data_root: str = "/var/lib/wherry"
+    exec_root: str = "/run/wherry"
+    storage_driver: str = ""  # empty: overlay2 where it works, else vfs
+    default_runtime: str = "wherry"
+    runtimes: dict[str, RuntimeSetting] = {}
+    log_driver: str = "json-file"
+    log_opts: dict[str, str] = {}
+    bridge: str = "wherry0"
+    bip: str = ""
+    mtu: int = 1500
+    firewall_accept: bool = False
+    cgroup_parent: str = ""
+    default_shm_size: int = 64 << 20
+    default_ulimits: dict[str, tuple[int, int]] = {}
+    seccomp_profile: str = ""  # a file in Docker's JSON, `unconfined`, or empty for the built-in one
+    no_new_privileges: bool = False
+    registry_mirrors: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    max_concurrent_downloads: int = 3
+    labels: tuple[str, ...] = ()
+    init: bool = False
+    init_path: str = ""
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    debug: bool = False
+    shutdown_timeout_s: int = 15
+
+
+BUILT_IN_RUNTIME = "wherry"
+"""The name of wherry's own OCI runtime, run inside the shim."""

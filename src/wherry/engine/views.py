@@ -1,0 +1,277 @@
+"""Containers as clients see them: `inspect` and the rows of `ps`. Plain functions over records and states."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+
+from msgspec import UNSET
+
+from wherry.engine.creation import check_port
+from wherry.engine.records import Container, MountSpec
+from wherry.engine.times import ago, rfc3339
+from wherry.errors import InvalidParameter
+from wherry.model.containers import (
+    ContainerInspect,
+    ContainerSummary,
+    EndpointSettings,
+    GraphDriverData,
+    MountPoint,
+    NetworkSettings,
+    Port,
+    State,
+    SummaryHostConfig,
+    SummaryNetworkSettings,
+)
+
+Filters = Mapping[str, list[str]]
+
+
+def status_text(container: Container, now_ns: int) -> str:
+    """The STATUS column of `docker ps`."""
+    state = container.state
+    if state.status in ("running", "paused"):
+        up = f"Up {ago((now_ns - state.started_ns) / 1e9)}"
+        return f"{up} (Paused)" if state.status == "paused" else up
+    if state.status == "removing":
+        return "Removal In Progress"
+    if state.status == "dead":
+        return "Dead"
+    if state.started_ns == 0:
+        return "Created"
+    if state.finished_ns == 0:
+        return ""
+    return f"Exited ({state.exit_code}) {ago((now_ns - state.finished_ns) / 1e9)} ago"
+
+
+def mount_point(mount: MountSpec) -> MountPoint:
+    return MountPoint(
+        type=mount.type,
+        source=mount.source,
+        destination=mount.target,
+        mode=mount.mode,
+        rw=not mount.read_only,
+        propagation=mount.propagation,
+    )
+
+
+def _mount_points(container: Container) -> list[MountPoint]:
+    """Docker lists binds, and tmpfs mounts made by `--mount`, but not those of `--tmpfs`."""
+    return [mount_point(m) for m in container.record.mounts if m.type == "bind" or m.is_mount_api]
+
+
+def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
+    """The container's networks, with its address while it has one."""
+    shown: dict[str, EndpointSettings] = {}
+    endpoint = container.state.endpoint
+    for name, asked in container.record.endpoints.items():
+        if name.startswith("container:"):
+            continue
+        settings = EndpointSettings(
+            ipam_config=asked.ipam_config,
+            links=asked.links,
+            aliases=asked.aliases,
+            driver_opts=asked.driver_opts,
+            gw_priority=asked.gw_priority,
+        )
+        if endpoint is not None and container.state.is_running:
+            settings.network_id = endpoint.network_id
+            settings.endpoint_id = endpoint.id
+            settings.gateway = endpoint.gateway
+            settings.ip_address = endpoint.address
+            settings.ip_prefix_len = endpoint.prefix_length
+            settings.mac_address = endpoint.mac
+        shown[name] = settings
+    return shown
+
+
+def inspect(
+    container: Container,
+    *,
+    paths: Mapping[str, str],
+    graph_data: Mapping[str, str],
+    size_rw: int | None = None,
+    size_root_fs: int | None = None,
+) -> ContainerInspect:
+    """`docker inspect` of one container. `paths` has hosts, hostname, resolv_conf and log."""
+    record, state = container.record, container.state
+    networks = endpoint_settings(container)
+    settings = NetworkSettings(networks=networks)
+    if state.is_running:
+        settings.sandbox_id = record.id
+        settings.sandbox_key = f"/proc/{state.pid}/ns/net"
+    bridge = networks.get("bridge")
+    if (
+        bridge is not None
+    ):  # the fields older clients read, filled as Docker does for its default network only
+        settings.endpoint_id = bridge.endpoint_id
+        settings.gateway = bridge.gateway
+        settings.ip_address = bridge.ip_address
+        settings.ip_prefix_len = bridge.ip_prefix_len
+        settings.mac_address = bridge.mac_address
+    if state.is_running and record.config.exposed_ports is not UNSET:
+        settings.ports = dict.fromkeys(record.config.exposed_ports)
+    view = ContainerInspect(
+        id=record.id,
+        created=rfc3339(record.created_ns),
+        path=record.path,
+        args=list(record.args),
+        state=State(
+            status=state.status,
+            running=state.is_running,
+            paused=state.status == "paused",
+            restarting=False,
+            oom_killed=state.oom_killed,
+            dead=state.status == "dead",
+            pid=state.pid if state.is_running else 0,
+            exit_code=state.exit_code,
+            error=state.error,
+            started_at=rfc3339(state.started_ns),
+            finished_at=rfc3339(state.finished_ns),
+        ),
+        image=record.image_id,
+        resolv_conf_path=paths["resolv_conf"] if state.started_ns else "",
+        hostname_path=paths["hostname"] if state.started_ns else "",
+        hosts_path=paths["hosts"] if state.started_ns else "",
+        log_path=paths["log"] if state.started_ns and record.host.log_config.type == "json-file" else "",
+        name="/" + record.name,
+        restart_count=state.restart_count,
+        driver=record.snapshot_driver,
+        platform=record.platform,
+        mount_label="",
+        process_label="",
+        app_armor_profile="",
+        exec_ids=[e for e, it in container.execs.items() if it.is_running] or None,
+        host_config=record.host,
+        graph_driver=GraphDriverData(data=dict(graph_data), name=record.snapshot_driver),
+        mounts=_mount_points(container),
+        config=record.config,
+        network_settings=settings,
+    )
+    if size_rw is not None:
+        view.size_rw = size_rw
+    if size_root_fs is not None:
+        view.size_root_fs = size_root_fs
+    return view
+
+
+def summary(container: Container, *, image: str, now_ns: int) -> ContainerSummary:
+    """One row of `docker ps`. `image` is the reference as given, or the image's ID once that names another."""
+    record, state = container.record, container.state
+    row = ContainerSummary(
+        id=record.id,
+        names=["/" + record.name],
+        image=image,
+        image_id=record.image_id,
+        command=" ".join([record.path, *(f"'{arg}'" if " " in arg else arg for arg in record.args)]),
+        created=record.created_ns // 1_000_000_000,
+        ports=_ports(container),
+        labels=record.config.labels or {},
+        state=state.status,
+        status=status_text(container, now_ns),
+        host_config=SummaryHostConfig(network_mode=record.host.network_mode),
+        network_settings=SummaryNetworkSettings(networks=endpoint_settings(container)),
+        mounts=_mount_points(container),
+    )
+    if record.host.annotations is not UNSET:
+        row.host_config.annotations = record.host.annotations
+    return row
+
+
+def _ports(container: Container) -> list[Port]:
+    exposed = container.record.config.exposed_ports
+    if exposed is UNSET or not container.state.is_running:
+        return []
+    ports = [check_port(text) for text in exposed]
+    return [Port(private_port=number, type=protocol) for number, protocol in sorted(ports)]
+
+
+STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
+KNOWN_FILTERS = frozenset(
+    "ancestor before exited expose health id is-task isolation label name network publish since status volume".split()
+)
+
+
+def check_filters(filters: Filters, known: frozenset[str]) -> None:
+    """Refuse a key nobody knows, with Docker's text."""
+    for key in filters:
+        if key not in known:
+            raise InvalidParameter(f"invalid filter '{key}'")
+
+
+def label_matches(labels: Mapping[str, str], wanted: list[str]) -> bool:
+    """Whether every `key` or `key=value` of `wanted` is there."""
+    for label in wanted:
+        key, has_value, value = label.partition("=")
+        if key not in labels or (has_value and labels[key] != value):
+            return False
+    return True
+
+
+def container_filter(
+    filters: Filters, *, find: Callable[[str], Container], ancestors: set[str]
+) -> Callable[[Container], bool]:
+    """Docker's rules for `ps --filter`: keys are ANDed, values of a key ORed (labels ANDed).
+
+    `find` resolves the container of `before` and `since`; `ancestors` are the image IDs that `ancestor` allows.
+    Raises InvalidParameter for a bad key or value.
+    """
+    check_filters(filters, KNOWN_FILTERS)
+    for status in filters.get("status", ()):
+        if status not in STATUSES:
+            raise InvalidParameter(f"invalid filter 'status={status}'")
+    exits: set[int] = set()
+    for text in filters.get("exited", ()):
+        if not text.lstrip("-").isdigit():
+            raise InvalidParameter(f"invalid filter 'exited={text}'")
+        exits.add(int(text))
+    for key in ("is-task",):
+        for text in filters.get(key, ()):
+            if text.lower() not in ("true", "false", "1", "0"):
+                raise InvalidParameter(f"invalid filter '{key}={text}'")
+    try:
+        names = [re.compile(text.removeprefix("/")) for text in filters.get("name", ()) if text]
+    except re.error as exc:
+        raise InvalidParameter(f"invalid filter 'name': {exc}") from exc
+    before = [find(text).record.created_ns for text in filters.get("before", ())]
+    since = [find(text).record.created_ns for text in filters.get("since", ())]
+    wants_task = any(text.lower() in ("true", "1") for text in filters.get("is-task", ()))
+    expose = {check_port(text) for text in filters.get("expose", ())}
+
+    def matches(container: Container) -> bool:
+        record, state = container.record, container.state
+        exposed = record.config.exposed_ports
+        return not (
+            (filters.get("id") and not any(record.id.startswith(text) for text in filters["id"]))
+            or (names and not any(name.search(record.name) for name in names))
+            or (filters.get("status") and state.status not in filters["status"])
+            or (exits and (state.is_running or state.exit_code not in exits or state.started_ns == 0))
+            or (filters.get("label") and not label_matches(record.config.labels or {}, filters["label"]))
+            or (filters.get("ancestor") and record.image_id not in ancestors)
+            or (before and not all(record.created_ns < ns for ns in before))
+            or (since and not all(record.created_ns > ns for ns in since))
+            or (filters.get("network") and not _on_network(container, filters["network"]))
+            or (filters.get("volume") and not _has_volume(container, filters["volume"]))
+            or (filters.get("health") and "none" not in filters["health"])
+            or (filters.get("isolation") and "default" not in filters["isolation"])
+            or wants_task
+            or (expose and not (exposed and expose & {check_port(text) for text in exposed}))
+            or bool(filters.get("publish"))
+        )
+
+    return matches
+
+
+def _on_network(container: Container, wanted: list[str]) -> bool:
+    endpoint = container.state.endpoint
+    ids = {endpoint.network_id} if endpoint else set[str]()
+    return any(text in container.record.endpoints or any(i.startswith(text) for i in ids) for text in wanted)
+
+
+def _has_volume(container: Container, wanted: list[str]) -> bool:
+    return any(mount.target in wanted or mount.source in wanted for mount in container.record.mounts)
+
+
+def now_ns() -> int:
+    return time.time_ns()

@@ -1,0 +1,258 @@
+"""The `bridge` driver: a Linux bridge on the host, and a veth from it into each container.
+
+A veth is made ahead of time together with its sandbox, so that joining is an address, a MAC and a route.
+Leaving is taking the port off the bridge, which is what others notice; the interface itself goes with the
+container's network namespace, and a sweep removes what somebody keeps alive.
+
+Every interface carries an alias (`ip link` shows it) that says whose it is: nothing else is ever removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import ipaddress
+import logging
+import secrets
+import time
+
+from wherry.errors import Internal, InvalidParameter
+from wherry.network.driver import Endpoint, NetworkConfig
+from wherry.network.links import Links
+from wherry.network.nat import Firewall
+from wherry.network.sandboxes import POOL_SIZE, Maker, Pool, Sandbox, disable_ipv6
+
+_log = logging.getLogger(__name__)
+
+_INSIDE = "eth0"
+_SWEEP_DELAY_S = 1.0
+_NAME_ATTEMPTS = 8
+_TAKE_ATTEMPTS = POOL_SIZE + 2
+
+OUR_BRIDGE = "wherry bridge"
+"""The alias of a bridge that we made, and may remove."""
+
+
+class _Side:
+    """The host's side of one network."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index  # the bridge's; another one once somebody deleted it and we made it again
+        self.pool: Pool
+
+
+class Bridge:
+    name = "bridge"
+
+    def __init__(self, maker: Maker, firewall: Firewall) -> None:
+        self._maker = maker
+        self._firewall = firewall
+        self._links = Links()  # for the event loop
+        self._maker_links: Links | None = None  # the host's, for the maker's thread
+        self._instance = secrets.token_hex(4)
+        self._sides: dict[str, _Side] = {}
+        self._doomed: dict[int, float] = {}  # ports taken off their bridge, and when
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def create(self, network: NetworkConfig) -> None:
+        index = self._put_right(network)
+        side = self._sides.get(network.id)
+        if side is None:
+            side = self._sides[network.id] = _Side(index)
+            side.pool = Pool(self._maker, functools.partial(self._make, network, side))
+        elif side.index != index:
+            side.index = index
+            side.pool.discard()
+        await self._firewall.add(network)
+
+    async def remove(self, network: NetworkConfig) -> None:
+        await self._drop_side(network)
+        await self._firewall.remove(network)
+        link = self._links.find(_bridge(network))
+        if link is not None and link.alias == OUR_BRIDGE:
+            await asyncio.to_thread(_delete_all, {link.index})
+
+    async def sandbox(self, network: NetworkConfig) -> Sandbox | None:
+        failure: OSError | None = None
+        for _ in range(_TAKE_ATTEMPTS):
+            try:
+                return await self._take(self._sides[network.id])
+            except OSError as exc:  # somebody removed interfaces, or the bridge itself, under us
+                failure = exc
+                await self.create(network)
+        raise Internal(f"cannot join bridge {network.interface}: {failure}") from failure
+
+    async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
+        inside, index = sandbox.links, sandbox.peer_index
+        inside.change(index, mac=endpoint.mac)
+        inside.add_address(index, endpoint.address, endpoint.prefix_length)
+        if endpoint.gateway:
+            inside.add_default_route(index, endpoint.gateway)
+        self._links.change(sandbox.port_index, alias=f"{_port_alias(network)} {endpoint.container_id[:12]}")
+
+    async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> None:
+        link = self._links.find(interface_name(endpoint.id))
+        if link is None:
+            return
+        try:
+            self._links.change(link.index, master=0)
+        except OSError as exc:
+            if exc.errno != errno.ENODEV:
+                raise
+            return
+        self._doomed[link.index] = time.monotonic()
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.create_task(self._sweep())
+
+    async def reconcile(self, network: NetworkConfig, live: list[Endpoint]) -> None:
+        names = {interface_name(endpoint.id) for endpoint in live}
+        mine = f"{_port_alias(network)} {self._instance}"
+        stale = {
+            link.index
+            for link in self._links.links()
+            if link.kind == "veth"
+            and f"{link.alias} ".startswith(f"{_port_alias(network)} ")
+            and link.alias != mine
+            and link.name not in names
+        }
+        if stale:
+            _log.info(
+                "removing %d interfaces that an earlier daemon left on %s", len(stale), network.interface
+            )
+            await asyncio.to_thread(_delete_all, stale)
+        self._sides[network.id].pool.refill()
+
+    async def close(self) -> None:
+        for side in self._sides.values():
+            await side.pool.close()
+        self._sides.clear()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
+        await asyncio.to_thread(_delete_all, set(self._doomed))
+        self._links.close()
+        if self._maker_links is not None:
+            self._maker_links.close()
+
+    async def _take(self, side: _Side) -> Sandbox:
+        sandbox = await side.pool.take()
+        port = self._links.find(sandbox.interface)
+        if port is None or port.master != side.index:
+            sandbox.close()
+            raise OSError(errno.ENODEV, f"{sandbox.interface} is no longer on its bridge")
+        return sandbox
+
+    def _put_right(self, network: NetworkConfig) -> int:
+        """Make the bridge where it is missing, and see to its address; the index it has."""
+        name = _bridge(network)
+        link = self._links.find(name)
+        if link is None:
+            mac = f"02:42:{secrets.token_bytes(4).hex(':')}"
+            self._links.add_bridge(name, mac=mac, mtu=network.mtu, alias=OUR_BRIDGE)
+            disable_ipv6(name)
+            link = self._links.find(name)
+            if link is None:
+                raise Internal(f"bridge {name} vanished while it was being made")
+            self._take_ports_back(network, link.index)
+        if link.kind != "bridge":
+            raise InvalidParameter(f"interface {name} is not a bridge: remove it, or name another with --bridge")
+        if network.gateway is not None and network.subnet is not None:
+            wanted = ipaddress.IPv4Interface(f"{network.gateway}/{network.subnet.partition('/')[2]}")
+            present = [address for index, address in self._links.addresses() if index == link.index]
+            if wanted not in present:
+                self._links.add_address(link.index, str(wanted.ip), wanted.network.prefixlen)
+            if link.alias == OUR_BRIDGE:
+                for address in present:
+                    if address != wanted:
+                        self._links.remove_address(link.index, str(address.ip), address.network.prefixlen)
+        if not link.is_up:
+            self._links.change(link.index, up=True)
+        return link.index
+
+    def _take_ports_back(self, network: NetworkConfig, bridge: int) -> None:
+        """Put ports on a new bridge that were on the one that somebody deleted."""
+        for link in self._links.links():
+            if (
+                link.kind == "veth"
+                and link.master == 0
+                and link.alias.startswith(f"{_port_alias(network)} ")
+                and link.index not in self._doomed
+            ):
+                self._links.change(link.index, master=bridge)
+
+    def _make(self, network: NetworkConfig, side: _Side) -> Sandbox:
+        """A sandbox with a veth on the bridge, up on both ends. In the maker's thread."""
+        if self._maker_links is None:
+            self._maker_links = Links()
+        host = self._maker_links
+        sandbox = self._maker.make()
+        try:
+            name = self._add_veth(host, network, sandbox)
+            port = host.index_of(name)
+            disable_ipv6(name)
+            host.change(port, up=True, master=side.index, alias=f"{_port_alias(network)} {self._instance}")
+            if not network.icc:
+                host.isolate(port)
+            sandbox.interface, sandbox.port_index = name, port
+            sandbox.peer_index = sandbox.links.index_of(_INSIDE)
+            sandbox.links.change(sandbox.peer_index, up=True)
+        except BaseException:
+            sandbox.close()  # and with it the veth
+            raise
+        return sandbox
+
+    def _add_veth(self, host: Links, network: NetworkConfig, sandbox: Sandbox) -> str:
+        for _ in range(_NAME_ATTEMPTS):
+            name = interface_name(sandbox.id)
+            try:
+                host.add_veth(name, mtu=network.mtu, peer=_INSIDE, peer_netns=sandbox.netns)
+            except FileExistsError:
+                sandbox.id = secrets.token_hex(32)
+            else:
+                return name
+        raise Internal("no free interface name: too many veth interfaces on this host")
+
+    async def _sweep(self) -> None:
+        """Delete the ports that the end of their container's network namespace has not taken along in time."""
+        while self._doomed:
+            await asyncio.sleep(_SWEEP_DELAY_S)
+            before = time.monotonic() - _SWEEP_DELAY_S
+            late = {index for index, since in self._doomed.items() if since <= before}
+            await asyncio.to_thread(_delete_all, late)
+            for index in late:
+                del self._doomed[index]
+
+    async def _drop_side(self, network: NetworkConfig) -> None:
+        side = self._sides.pop(network.id, None)
+        if side is not None:
+            await side.pool.close()
+
+
+def interface_name(endpoint_id: str) -> str:
+    """The host's end of an endpoint's veth."""
+    return f"veth{endpoint_id[:7]}"
+
+
+def _port_alias(network: NetworkConfig) -> str:
+    return f"wherry port {network.interface}"
+
+
+def _bridge(network: NetworkConfig) -> str:
+    if network.interface is None:
+        raise Internal(f"network {network.name} has no bridge")
+    return network.interface
+
+
+def _delete_all(indexes: set[int]) -> None:
+    """Delete those interfaces that still exist. Sleeps some 30 ms for each."""
+    links = Links()
+    try:
+        for index in indexes.intersection(link.index for link in links.links()):
+            try:
+                links.delete(index)
+            except OSError as exc:
+                if exc.errno != errno.ENODEV:  # ENODEV: the kernel was quicker
+                    _log.warning("cannot remove an interface of a container that has ended: %s", exc)
+    finally:
+        links.close()

@@ -1,0 +1,461 @@
+"""The networks of one engine: the three that always exist, who is on them, and the host's side of it all.
+
+`acquire` gives a container its place and its sandbox before it starts, `release` takes the place back when
+it has ended, `reconcile` does so at a daemon's start for those that ended meanwhile. Nothing here is needed
+for running containers to go on: bridge, interfaces and rules are the kernel's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import ipaddress
+import logging
+import os
+import re
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from typing import cast
+
+import msgspec
+
+from wherry.errors import InvalidParameter, NotFound
+from wherry.network import nat
+from wherry.network.driver import Endpoint, NetworkConfig, NetworkDriver
+from wherry.network.drivers.bridge import OUR_BRIDGE
+from wherry.network.ipam import DEFAULT_POOLS, Addresses, choose_subnet, mac_for, parse_bridge_address
+from wherry.network.links import Links
+from wherry.network.rule_watch import RuleWatch
+from wherry.network.sandboxes import Maker, Sandbox
+from wherry.store.database import Database
+
+_log = logging.getLogger(__name__)
+
+_INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+_BUILT_IN = {
+    "bridge": "wherry.network.drivers.bridge:Bridge",
+    "host": "wherry.network.drivers.host:Host",
+    "null": "wherry.network.drivers.none:NoNetwork",
+}
+
+DEFAULT_BRIDGE = "wherry0"
+
+
+class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the administrator decides. The names are dockerd's flags."""
+
+    bridge: str = DEFAULT_BRIDGE  # made when it does not exist; "none" turns the default network off
+    bip: str = ""  # the bridge's address with prefix; empty: what it has, else the first free pool
+    default_address_pools: tuple[str, ...] = DEFAULT_POOLS
+    mtu: int = 1500
+    icc: bool = True
+    ip_masq: bool = True
+    ip_forward: bool = True
+    iptables: bool = True  # the firewall rules, whatever they are made with
+    firewall_accept: bool = False  # put an accept for our bridges into others' chains that would drop
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's place on a network."""
+
+    network: NetworkConfig
+    endpoint: Endpoint
+    sandbox: int | None  # the network namespace; closed by `release`: hand out copies. None: the host's
+
+
+class Networks:
+    """Open with `await Networks.open(database, settings)`. One per data root."""
+
+    def __init__(self, database: Database, settings: NetworkSettings, firewall: nat.Firewall) -> None:
+        self._database = database
+        self._settings = settings
+        self._firewall = firewall
+        self._watch = RuleWatch(firewall.restore)
+        self._maker = Maker()
+        self._drivers: dict[str, NetworkDriver] = {}
+        self._networks: dict[str, NetworkConfig] = {}
+        self._addresses: dict[str, Addresses] = {}
+        self._endpoints: dict[str, Endpoint] = {}  # by container: it has one network so far
+        self._sandboxes: dict[str, int] = {}  # by container: of those that this daemon started
+        self._warnings: list[str] = []
+
+    @classmethod
+    async def open(cls, database: Database, settings: NetworkSettings) -> Networks:
+        """Make sure of the default networks and the host's side of them, as they were before if they were.
+        """
+        _check_settings(settings)
+        owns_forwarding = await _settle_forwarding(database, settings)
+        firewall = nat.Firewall(
+            firewall_table(settings.bridge),
+            accept=settings.firewall_accept,
+            is_enabled=settings.iptables and settings.bridge != "none",
+            owns_forwarding=owns_forwarding,
+        )
+        networks = cls(database, settings, firewall)
+        try:
+            await networks._load()
+            await networks._ensure_defaults()
+            for network in networks._networks.values():
+                await networks._driver(network).create(network)
+            if settings.iptables and settings.bridge != "none":
+                networks._watch.start()
+        except BaseException:
+            await networks.close()
+            raise
+        return networks
+
+    async def acquire(self, network_mode: str, container_id: str) -> Attachment:
+        """Give a container its place on `network_mode` (a `HostConfig.NetworkMode` other than `container:…`).
+
+        A place it still has from an earlier start is released first.
+        """
+        network = self.inspect(self._name_for(network_mode))
+        await self.release(container_id)
+        driver = self._driver(network)
+        async with AsyncExitStack() as undo:
+            sandbox = await driver.sandbox(network)
+            if sandbox is not None:
+                undo.callback(sandbox.close)
+            endpoint = self._place(network, container_id, sandbox)
+            undo.push_async_callback(self.release, container_id)
+            # Side by side: the database thread writes while we talk to the kernel.
+            written = self._database.run(lambda c: _insert(c, endpoint), durable=False)
+            if sandbox is None:
+                await written
+            else:
+                await asyncio.gather(written, driver.connect(network, endpoint, sandbox))
+            undo.pop_all()
+        if sandbox is None:
+            return Attachment(network=network, endpoint=endpoint, sandbox=None)
+        self._sandboxes[container_id] = sandbox.hand_over()
+        return Attachment(network=network, endpoint=endpoint, sandbox=self._sandboxes[container_id])
+
+    async def release(self, container_id: str) -> None:
+        """Take a container's place back.
+
+        Its interface off the bridge, then its address free. It may have none.
+        """
+        sandbox = self._sandboxes.pop(container_id, None)
+        if sandbox is not None:
+            os.close(sandbox)
+        endpoint = self._endpoints.get(container_id)
+        if endpoint is None:
+            return
+        network = self._networks[endpoint.network_id]
+        await asyncio.gather(
+            self._database.run(lambda c: _delete(c, endpoint), durable=False),
+            self._driver(network).disconnect(network, endpoint),
+        )
+        if self._endpoints.get(container_id) is endpoint:
+            del self._endpoints[container_id]
+            if endpoint.address:
+                self._addresses[network.id].release(endpoint.address)
+
+    async def reconcile(self, live: Iterable[str]) -> None:
+        """At a daemon's start.
+
+        Free the places of all containers but `live`, and remove interfaces left over.
+        """
+        live = set(live)
+        for container_id in [c for c in self._endpoints if c not in live]:
+            await self.release(container_id)
+        for network in self._networks.values():
+            on_it = [e for e in self._endpoints.values() if e.network_id == network.id]
+            await self._driver(network).reconcile(network, on_it)
+
+    def list(self) -> list[NetworkConfig]:
+        return sorted(self._networks.values(), key=lambda network: network.created_ns, reverse=True)
+
+    def inspect(self, name_or_id: str) -> NetworkConfig:
+        """The network with this name, ID or unambiguous ID prefix."""
+        by_name = [n for n in self._networks.values() if n.name == name_or_id]
+        exact = by_name or [n for n in self._networks.values() if n.id == name_or_id]
+        if exact:
+            return exact[0]
+        by_prefix = [n for n in self._networks.values() if name_or_id and n.id.startswith(name_or_id)]
+        if len(by_prefix) > 1:  # Docker's texts
+            raise InvalidParameter(
+                f"network {name_or_id} is ambiguous ({len(by_prefix)} matches found based on ID prefix)"
+            )
+        if not by_prefix:
+            raise NotFound(f"network {name_or_id} not found")
+        return by_prefix[0]
+
+    def endpoint(self, container_id: str) -> Endpoint | None:
+        """The container's place, if it has one now."""
+        return self._endpoints.get(container_id)
+
+    def endpoints(self, network_id: str) -> list[Endpoint]:
+        """Who is on a network now."""
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.network_id == network_id]
+
+    def warnings(self) -> list[str]:
+        """What keeps containers from other hosts, for `info` and for a create's `Warnings`."""
+        return self._warnings + self._firewall.warnings()
+
+    async def check_firewall(self) -> None:
+        """Look at the host's other firewalls again, for fresh `warnings`. Takes some ms."""
+        await self._firewall.check()
+
+    async def close(self) -> None:
+        """Stop. What runs goes on running, and what was made ahead of time vanishes."""
+        await self._watch.close()
+        for driver in self._drivers.values():
+            await driver.close()
+        self._drivers.clear()
+        self._maker.close()
+        for sandbox in self._sandboxes.values():
+            os.close(sandbox)
+        self._sandboxes.clear()
+
+    async def remove_all(self) -> None:
+        """Remove the host's side of everything.
+
+        Bridge, interfaces, rules. For an uninstall; then `close`.
+        """
+        for container_id in list(self._endpoints):
+            await self.release(container_id)
+        for network in self._networks.values():
+            await self._driver(network).remove(network)
+        await self._firewall.remove_all()
+
+    def _name_for(self, network_mode: str) -> str:
+        if network_mode in ("", "default"):
+            return "none" if self._settings.bridge == "none" else "bridge"
+        return network_mode
+
+    def _driver(self, network: NetworkConfig) -> NetworkDriver:
+        driver = self._drivers.get(network.driver)
+        if driver is None:
+            path = _BUILT_IN.get(network.driver)
+            if path is None:
+                raise NotFound(f'plugin "{network.driver}" not found')  # Docker's text
+            module, _, attribute = path.partition(":")
+            made = getattr(importlib.import_module(module), attribute)(self._maker, self._firewall)
+            driver = self._drivers[network.driver] = cast("NetworkDriver", made)
+        return driver
+
+    def _place(self, network: NetworkConfig, container_id: str, sandbox: Sandbox | None) -> Endpoint:
+        """Take an address and make the endpoint, in memory."""
+        endpoint_id = sandbox.id if sandbox is not None else secrets.token_hex(32)
+        addresses = self._addresses.get(network.id)
+        if addresses is None:
+            endpoint = Endpoint(id=endpoint_id, network_id=network.id, container_id=container_id)
+        else:
+            address = addresses.take()
+            endpoint = Endpoint(
+                id=endpoint_id,
+                network_id=network.id,
+                container_id=container_id,
+                address=address,
+                prefix_length=addresses.prefix_length,
+                gateway="" if network.internal or network.gateway is None else network.gateway,
+                mac=mac_for(address),
+            )
+        self._endpoints[container_id] = endpoint
+        return endpoint
+
+    async def _load(self) -> None:
+        stored, rows = await self._database.run(_read, durable=False)
+        self._networks = {network.id: network for network in stored}
+        self._fill_addresses(rows)
+
+    def _fill_addresses(self, rows: Iterable[sqlite3.Row]) -> None:
+        taken: dict[str, list[str]] = {}
+        for row in rows:
+            network = self._networks[row["network_id"]]
+            address = row["address"] or ""
+            prefix = ipaddress.IPv4Network(network.subnet).prefixlen if network.subnet else 0
+            self._endpoints[row["container_id"]] = Endpoint(
+                id=row["id"],
+                network_id=network.id,
+                container_id=row["container_id"],
+                address=address,
+                prefix_length=prefix if address else 0,
+                gateway=network.gateway or "" if address and not network.internal else "",
+                mac=row["mac"] or "",
+            )
+            if address:
+                taken.setdefault(network.id, []).append(address)
+        for network in self._networks.values():
+            self._set_addresses(network, taken.get(network.id, []))
+
+    def _set_addresses(self, network: NetworkConfig, taken: Iterable[str]) -> None:
+        if network.subnet is not None and network.gateway is not None:
+            self._addresses[network.id] = Addresses(network.subnet, network.gateway, taken)
+
+    async def _ensure_defaults(self) -> None:
+        known = {network.name: network for network in self._networks.values()}
+        for name, driver in (("none", "null"), ("host", "host")):
+            if name not in known:
+                await self._store(_new_network(name, driver))
+        present = known.get("bridge")
+        if self._settings.bridge == "none":
+            if present is not None and not self.endpoints(present.id):
+                await self._forget(present)
+            return
+        wanted = self._default_bridge(present)
+        if wanted != present:
+            await self._store(wanted)
+            self._set_addresses(wanted, [e.address for e in self.endpoints(wanted.id)])
+
+    def _default_bridge(self, present: NetworkConfig | None) -> NetworkConfig:
+        """The default network as it is to be, given how it was."""
+        settings = self._settings
+        base = present or _new_network("bridge", "bridge")
+        gateway = self._bridge_address(present)
+        if present is not None and self.endpoints(present.id):
+            if (present.interface, present.gateway, present.subnet) != (
+                settings.bridge,
+                str(gateway.ip),
+                str(gateway.network),
+            ):
+                self._warnings.append(
+                    f"containers run on bridge {present.interface} ({present.subnet}): "
+                    "its new settings apply when wherryd is started without them"
+                )
+            return present
+        return msgspec.structs.replace(
+            base,
+            subnet=str(gateway.network),
+            gateway=str(gateway.ip),
+            interface=settings.bridge,
+            mtu=settings.mtu,
+            icc=settings.icc,
+            masquerade=settings.ip_masq,
+            options={
+                "com.docker.network.bridge.default_bridge": "true",
+                "com.docker.network.bridge.enable_icc": _boolean(settings.icc),
+                "com.docker.network.bridge.enable_ip_masquerade": _boolean(settings.ip_masq),
+                "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
+                "com.docker.network.bridge.name": settings.bridge,
+                "com.docker.network.driver.mtu": str(settings.mtu),
+            },
+        )
+
+    def _bridge_address(self, present: NetworkConfig | None) -> ipaddress.IPv4Interface:
+        """`--bip`, else what the bridge has, else what it had, else the first pool that overlaps nothing
+        here.
+        """
+        links = Links()
+        try:
+            link = links.find(self._settings.bridge)
+            own = [a for index, a in links.addresses() if link is not None and index == link.index]
+            used = [a.network for index, a in links.addresses() if link is None or index != link.index]
+            used += [r for index, r in links.routes() if link is None or index != link.index]
+        finally:
+            links.close()
+        if self._settings.bip:
+            chosen = parse_bridge_address(self._settings.bip)
+            is_foreign = link is not None and link.alias != OUR_BRIDGE
+            if is_foreign and own and chosen not in own:
+                # Docker's text.
+                raise InvalidParameter(
+                    f"bridge IPv4 ({own[0]}) does not match requested configuration {self._settings.bip}"
+                )
+            return chosen
+        if own:
+            return own[0]
+        if present is not None and present.subnet is not None and present.gateway is not None:
+            before = ipaddress.IPv4Network(present.subnet)
+            if self.endpoints(present.id) or not any(before.overlaps(network) for network in used):
+                return ipaddress.IPv4Interface(f"{present.gateway}/{before.prefixlen}")
+        subnet = choose_subnet(self._settings.default_address_pools, used)
+        return ipaddress.IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
+
+    async def _store(self, network: NetworkConfig) -> None:
+        await self._database.run(lambda connection: _upsert(connection, network))
+        self._networks[network.id] = network
+
+    async def _forget(self, network: NetworkConfig) -> None:
+        await self._database.run(lambda c: c.execute("DELETE FROM network WHERE id = ?", (network.id,)))
+        del self._networks[network.id]
+        self._addresses.pop(network.id, None)
+
+
+def firewall_table(bridge: str) -> str:
+    """The name of the nftables table of the daemon with this bridge.
+
+    Bridges are what tells daemons apart.
+    """
+    return nat.OUR_PREFIX if bridge == DEFAULT_BRIDGE else f"{nat.OUR_PREFIX}-{bridge}"
+
+
+def _check_settings(settings: NetworkSettings) -> None:
+    if not _INTERFACE_NAME.fullmatch(settings.bridge) or settings.bridge in (".", ".."):
+        raise InvalidParameter(
+            f"invalid bridge name {settings.bridge!r}: use 1-15 letters, digits, dots, dashes and underscores"
+        )
+    if settings.bip:
+        parse_bridge_address(settings.bip)
+    if not 68 <= settings.mtu <= 65535:
+        raise InvalidParameter(f"invalid MTU {settings.mtu}: use 68-65535")
+    for pool in settings.default_address_pools:
+        try:
+            ipaddress.IPv4Network(pool)
+        except ValueError as exc:
+            raise InvalidParameter(f"invalid default address pool {pool!r}: {exc}") from exc
+
+
+async def _settle_forwarding(database: Database, settings: NetworkSettings) -> bool:
+    """Turn routing on if that is wanted. Whether it was us who did, since this boot."""
+    if settings.bridge == "none" or not settings.ip_forward:
+        return False
+    boot = nat.boot_id()
+    if nat.enable_forwarding():
+        await database.run(
+            lambda c: c.execute(
+                "INSERT OR REPLACE INTO fact VALUES ('ip_forward_enabled_at_boot', ?)", (boot,)
+            )
+        )
+        return True
+
+    def read(connection: sqlite3.Connection) -> bool:
+        query = "SELECT 1 FROM fact WHERE key = 'ip_forward_enabled_at_boot' AND value = ?"
+        return connection.execute(query, (boot,)).fetchone() is not None
+
+    return await database.run(read, durable=False)
+
+
+def _new_network(name: str, driver: str) -> NetworkConfig:
+    return NetworkConfig(id=secrets.token_hex(32), name=name, driver=driver, created_ns=time.time_ns())
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _read(connection: sqlite3.Connection) -> tuple[list[NetworkConfig], list[sqlite3.Row]]:
+    configs = [row["config"] for row in connection.execute("SELECT config FROM network")]
+    endpoints = connection.execute(
+        "SELECT id, network_id, container_id, address, mac FROM endpoint"
+    ).fetchall()
+    return [msgspec.json.decode(config, type=NetworkConfig) for config in configs], endpoints
+
+
+def _upsert(connection: sqlite3.Connection, network: NetworkConfig) -> None:
+    connection.execute(
+        "INSERT INTO network (id, name, driver, created_ns, config) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET config = excluded.config",
+        (network.id, network.name, network.driver, network.created_ns, msgspec.json.encode(network)),
+    )
+
+
+def _delete(connection: sqlite3.Connection, endpoint: Endpoint) -> None:
+    connection.execute("DELETE FROM endpoint WHERE id = ?", (endpoint.id,))
+
+
+def _insert(connection: sqlite3.Connection, endpoint: Endpoint) -> None:
+    connection.execute(
+        "INSERT INTO endpoint (id, network_id, container_id, address, mac) VALUES (?, ?, ?, ?, ?)",
+        (
+            endpoint.id,
+            endpoint.network_id,
+            endpoint.container_id,
+            endpoint.address or None,
+            endpoint.mac or None,
+        ),
+    )

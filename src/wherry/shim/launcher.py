@@ -1,0 +1,324 @@
+"""The launcher: everything loaded, one thread; forks a shim for each container in about a millisecond.
+
+Outlives daemons. Keeps their listening sockets for the next one. Reaps shims, and buries the container of one
+that died without writing how it ended. Ends when told to (`stop`), as soon as its last shim has gone; a
+launcher that takes this one's place does the telling, and takes the sockets over, before it answers its first
+daemon.
+
+What runs here and in every shim stays as it was at the start: nothing is imported after `preload`, since
+package files may be replaced under a live process; the interpreter is a sealed copy in memory (__main__.py).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+
+from wherry.linux import process
+from wherry.shim import burial, server, sockets
+from wherry.shim.loop import HANGUP, READ, WRITE, Loop, ignore
+from wherry.shim.protocol import CONFLICT, INTERNAL, INVALID, Channel, ProtocolError, Refused, close_all
+from wherry.shim.runtimes import Runtimes, load
+from wherry.shim.version import code_version
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Message = dict[str, Any]
+    Reply = tuple[Message, list[int]]
+
+MAX_CONNECTIONS = 64
+MAX_HELD = 64
+_TAKEOVER_S = 5.0
+_LATE = (
+    "encodings.idna",
+    "encodings.latin_1",
+    "encodings.utf_8",
+    "encodings.ascii",
+    "stringprep",
+    "errno",
+    "array",
+)
+
+
+class NoLateImports:
+    """A finder, first on sys.meta_path, that finds nothing: what is not loaded by now stays out."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        raise ImportError(f"{name} is imported too late: launcher and shims load everything at their start")
+
+
+def preload(create: str, log_drivers: list[str]) -> Runtimes:
+    """Load what launcher and shims will ever need, and bar the rest."""
+    for package in ("wherry.linux", "wherry.runtime", "wherry.runtime.cgroups"):
+        __import__(package)
+        for directory in sys.modules[package].__path__:
+            for name in sorted(os.listdir(directory)):
+                if name.endswith(".py") and not name.startswith("__"):
+                    __import__(f"{package}.{name[:-3]}")
+    for name in _LATE:
+        __import__(name)
+    drivers: dict[str, Any] = {}
+    for name in log_drivers:
+        try:
+            drivers[name] = load(name)
+        except (ImportError, AttributeError) as exc:  # someone else's, broken: its containers alone suffer
+            server.report(f"cannot load log driver {name}: {exc}")
+    runtimes = Runtimes(load(create), drivers)
+    sys.meta_path.insert(0, NoLateImports)
+    return runtimes
+
+
+class Launcher:
+    """The one object of a launcher process."""
+
+    def __init__(
+        self, exec_root: str, runtimes: Runtimes, *, version: str, control: socket.socket | None
+    ) -> None:
+        self._exec_root = exec_root
+        self._runtimes = runtimes
+        self._version = version
+        self._loop = Loop()
+        self._channels: list[Channel] = []
+        self._held: dict[str, int] = {}
+        self._shims: dict[int, str] = {}
+        """Directory of each shim by pid; "" for a child that buries one."""
+        self._stopping = False
+        self._take_over()
+        self._listener = sockets.listen(exec_root, sockets.LAUNCHER, backlog=MAX_CONNECTIONS)
+        self._loop.watch(self._listener.fileno(), READ, self._on_connection)
+        self._loop.watch_children(self._reap)
+        if control is not None:
+            self._add_channel(control)
+
+    def run(self) -> None:
+        self._loop.run()
+        # The name may be a successor's by now: it is left alone, a stale socket refuses connections by
+        # itself.
+
+    def _take_over(self) -> None:
+        """If another launcher is at our place, get the sockets it holds and let it end with its last shim."""
+        try:
+            sock = sockets.connect(self._exec_root, sockets.LAUNCHER)
+        except OSError:
+            return
+        channel = Channel(sock)
+        try:
+            channel.send({"op": "hello", "seq": 0, "version": self._version})
+            channel.send({"op": "take", "seq": 1})
+            channel.send({"op": "stop", "seq": 2})
+            while True:
+                if not select.select([sock], [], [], _TAKEOVER_S)[0]:
+                    raise TimeoutError("it does not answer")
+                messages = channel.receive()
+                if messages is None:
+                    return
+                for message, fds in messages:
+                    if message.get("seq") == 1 and "error" not in message:
+                        self._held = dict(zip(message["names"], fds, strict=True))
+                    else:
+                        close_all(fds)
+                    if message.get("seq") == 2:
+                        return
+        except (OSError, ProtocolError, KeyError, ValueError) as exc:
+            server.report(f"cannot take over from the launcher before: {exc}")
+        finally:
+            channel.close()
+
+    # Connections
+
+    def _on_connection(self, _: int) -> None:
+        try:
+            sock, _address = self._listener.accept()
+        except OSError:
+            return
+        if len(self._channels) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        self._add_channel(sock)
+
+    def _add_channel(self, sock: socket.socket) -> None:
+        channel = Channel(sock)
+        self._channels.append(channel)
+        self._wait_for(channel)
+
+    def _on_channel(self, channel: Channel, bits: int) -> None:
+        try:
+            if bits & WRITE:
+                channel.flush()
+            messages = channel.receive() if bits & (READ | HANGUP) else []
+            for request, fds in messages or ():
+                reply, out = self._serve(request, fds)
+                channel.send({**reply, "seq": request.get("seq")}, out)
+        except (OSError, ProtocolError) as exc:
+            server.report(f"launcher: connection ended: {exc}")
+            messages = None
+        if messages is None:
+            self._loop.forget(channel.fileno())
+            channel.close()
+            self._channels.remove(channel)
+        else:
+            self._wait_for(channel)
+
+    def _wait_for(self, channel: Channel) -> None:
+        mask = READ | WRITE if channel.wants_write else READ
+        self._loop.watch(channel.fileno(), mask, lambda bits: self._on_channel(channel, bits))
+
+    def _serve(self, request: Message, fds: list[int]) -> Reply:
+        try:
+            operation = _OPERATIONS.get(request.get("op", ""))
+            if operation is None:
+                raise Refused(INVALID, f"unknown operation {request.get('op')!r}")
+            return operation(self, request, fds)
+        except Refused as exc:
+            return {"error": {"kind": exc.kind, "message": str(exc)}}, []
+        except (KeyError, TypeError, ValueError, IndexError) as exc:
+            return {
+                "error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}
+            }, []
+        except OSError as exc:
+            return {"error": {"kind": INTERNAL, "message": f"{request.get('op')}: {exc}"}}, []
+        finally:
+            close_all(fds)
+
+    # Operations
+
+    def _hello(self, request: Message, fds: list[int]) -> Reply:
+        return {
+            "version": self._version,
+            "pid": os.getpid(),
+            "names": list(self._held),
+            "shims": len(self._shims),
+        }, []
+
+    def _hold(self, request: Message, fds: list[int]) -> Reply:
+        name = str(request["name"])
+        if name not in self._held and len(self._held) >= MAX_HELD:
+            raise Refused(INVALID, f"too many listening sockets: at most {MAX_HELD} can be held")
+        held = fds.pop(0)
+        if name in self._held:
+            os.close(self._held[name])
+        self._held[name] = held
+        return {}, []
+
+    def _take(self, request: Message, fds: list[int]) -> Reply:
+        return {"names": list(self._held)}, list(self._held.values())
+
+    def _drop(self, request: Message, fds: list[int]) -> Reply:
+        held = self._held.pop(str(request["name"]), None)
+        if held is not None:
+            os.close(held)
+        return {}, []
+
+    def _stop(self, request: Message, fds: list[int]) -> Reply:
+        self._stopping = True
+        # From a timer: the reply goes out first.
+        self._loop.later(0, self._end_if_idle)
+        return {"shims": len(self._shims)}, []
+
+    def _spawn(self, request: Message, fds: list[int]) -> Reply:
+        if self._stopping:
+            raise Refused(CONFLICT, "this launcher is ending: another one has taken its place")
+        container_id, directory = str(request["id"]), str(request["dir"])
+        control = fds.pop(0)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become_shim(container_id, directory, control)
+        finally:
+            os.close(control)
+        self._shims[pid] = directory
+        return {"pid": pid}, []
+
+    def _become_shim(self, container_id: str, directory: str, control: int) -> None:
+        status = 1
+        try:
+            gc.disable()
+            self._loop.abandon()
+            self._listener.close()
+            for channel in self._channels:
+                channel.close()
+            close_all(list(self._held.values()))
+            os.setsid()
+            process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+            status = server.serve(container_id, directory, socket.socket(fileno=control), self._runtimes)
+        except BaseException as exc:
+            server.report(f"{container_id}: {type(exc).__name__}: {exc}")
+        finally:
+            os._exit(status)
+
+    # Children
+
+    def _reap(self) -> None:
+        """Collect shims, and orphans of those that died."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            directory = self._shims.pop(pid, None)
+            if directory and status != 0:
+                self._bury(directory, _how(status))
+        self._end_if_idle()
+
+    def _bury(self, directory: str, how: str) -> None:
+        """In a child: it waits until the container's processes are dead."""
+        server.report(f"the shim of {directory} {how}")
+        pid = os.fork()
+        if pid:
+            self._shims[pid] = ""
+            return
+        status = 1
+        try:
+            self._loop.abandon()
+            self._listener.close()
+            burial.bury(directory, f"its shim {how}")
+            status = 0
+        except BaseException as exc:
+            server.report(f"cannot bury {directory}: {exc}")
+        finally:
+            os._exit(status)
+
+    def _end_if_idle(self) -> None:
+        if self._stopping and not self._shims:
+            self._loop.stopped = True
+
+
+def _how(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"was killed by signal {os.WTERMSIG(status)}"
+    return f"failed with exit status {os.WEXITSTATUS(status)}"
+
+
+_OPERATIONS: dict[str, Callable[[Launcher, Message, list[int]], Reply]] = {
+    name: getattr(Launcher, f"_{name}") for name in ("hello", "hold", "take", "drop", "stop", "spawn")
+}
+
+
+def main(exec_root: str, *, create: str, log_drivers: list[str], control: int) -> None:
+    """Be a launcher until told to stop."""
+    version = code_version()
+    runtimes = preload(create, log_drivers)
+    process.prctl(process.PR_SET_DUMPABLE, 0)
+    process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # By a handler, which an execve takes away again: an ignored signal would stay ignored in containers.
+        signal.signal(number, ignore)
+    launcher = Launcher(
+        exec_root,
+        runtimes,
+        version=version,
+        control=socket.socket(fileno=control) if control >= 0 else None,
+    )
+    gc.collect()
+    gc.freeze()
+    launcher.run()

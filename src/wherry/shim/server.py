@@ -1,0 +1,684 @@
+"""One container's shim: keeps it, serves its streams, records how it ends. A state machine on a control
+socket.
+
+            create            start            pause
+    new ──────────► created ────────► running ◄──────► paused
+     │                 │  │              │    resume     │
+     │ last daemon     │  │ start failed │ its process   │ killed
+     │ hung up         │  └──────────┐   │ ended         │
+     ▼                 │ release     ▼   ▼               │
+    gone ◄─────────────┴────────── stopped ◄─────────────┘
+                       release, or no daemon and nobody waits for the removal
+
+* `start` replies only after execve. A start that failed is an exit as well (127, 126 or 128), told by the
+  reply.
+* An exit is told in this order: output read to its end, into the log and to clients; exit.json; the `exit`
+  event; then the container's cgroup and mounts go. Whoever has seen `release` answered may use the
+  container's name, cgroup and layers again.
+* Daemons come and go. Each connection may send every request; events go to all. While there is none, a shim
+  goes on; it ends by itself once the exit is on disk, unless a client waits for `removed`, which only a
+  daemon can tell.
+
+ARCHITECTURE.md, "Shim protocol", lists requests and events. One thread, one epoll, no import after the fork.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import termios
+import time
+
+from wherry.shim import records, sockets
+from wherry.shim.keys import Detacher
+from wherry.shim.keys import parse as parse_keys
+from wherry.shim.loop import HANGUP, READ, WRITE, Loop
+from wherry.shim.protocol import (
+    CONFLICT,
+    INTERNAL,
+    INVALID,
+    NOT_FOUND,
+    VERSION,
+    Channel,
+    ProtocolError,
+    Refused,
+    close_all,
+)
+from wherry.shim.stdio import STDERR, STDOUT, Client, Stdio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from wherry.logs.driver import LogWriter
+    from wherry.shim.runtimes import Container, Process, Runtimes
+
+    Message = dict[str, Any]
+    Reply = tuple[Message, list[int]]
+
+NEW, CREATED, RUNNING, PAUSED, STOPPED = "new", "created", "running", "paused", "stopped"
+
+MAX_CONFIG = 8 << 20
+MAX_ENDED_EXECS = 1000
+MAX_CONNECTIONS = 16
+OOM_RECOUNT_S = 0.05
+
+_START_CODES = {"not-found": 127, "permission": 126}
+_WINSIZE = struct.Struct("HHHH")
+
+
+class Exec:
+    """Another process in the container, until its last byte of output."""
+
+    __slots__ = ("at_ns", "code", "process", "stdio")
+
+    def __init__(self, process: Process, stdio: Stdio) -> None:
+        self.process = process
+        self.stdio = stdio
+        self.code: int | None = None
+        self.at_ns = 0
+
+
+class Shim:
+    """The whole of one shim process. `run` returns when there is nothing left to do."""
+
+    def __init__(self, container_id: str, directory: str, control: socket.socket, runtimes: Runtimes) -> None:
+        self._id = container_id
+        self._directory = directory
+        self._runtimes = runtimes
+        self._loop = Loop()
+        self._channels: list[Channel] = []
+        self._status = NEW
+        self._container: Container | None = None
+        self._stdio: Stdio | None = None
+        self._log: LogWriter | None = None
+        self._execs: dict[str, Exec] = {}
+        self._ended_execs: dict[str, Message] = {}
+        self._draining: list[Stdio] = []
+        self._waiters: list[tuple[str, socket.socket]] = []
+        self._exit: Message | None = None
+        self._ended: tuple[int, int] | None = None
+        """Wait status and time of the first process, while its output is still read."""
+        self._oom_fd = -1
+        self._oom_kills = 0
+        self._released = False
+        self._record: Message = {
+            "id": container_id,
+            "pid": os.getpid(),
+            "start": records.start_time(os.getpid()),
+            "version": VERSION,
+        }
+        records.write(directory, records.SHIM, self._record)
+        self._listener = sockets.listen(directory, sockets.SHIM, backlog=MAX_CONNECTIONS)
+        self._loop.watch(self._listener.fileno(), READ, self._on_connection)
+        self._loop.watch_children(self._reap)
+        self._add_channel(control)
+
+    def run(self) -> None:
+        self._loop.run()
+
+    # Connections
+
+    def _on_connection(self, _: int) -> None:
+        try:
+            sock, _address = self._listener.accept()
+        except OSError:
+            return
+        if len(self._channels) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        self._add_channel(sock)
+
+    def _add_channel(self, sock: socket.socket) -> None:
+        channel = Channel(sock)
+        self._channels.append(channel)
+        self._loop.watch(channel.fileno(), READ, lambda bits: self._on_channel(channel, bits))
+
+    def _on_channel(self, channel: Channel, bits: int) -> None:
+        try:
+            if bits & WRITE:
+                channel.flush()
+            messages = channel.receive() if bits & (READ | HANGUP) else []
+        except (OSError, ProtocolError) as exc:
+            report(f"{self._id}: connection ended: {exc}")
+            messages = None
+        if messages is None:
+            self._drop_channel(channel)
+            return
+        for request, fds in messages:
+            self._serve(channel, request, fds)
+        self._wait_for(channel)
+
+    def _wait_for(self, channel: Channel) -> None:
+        if not channel.closed:
+            mask = READ | WRITE if channel.wants_write else READ
+            self._loop.watch(channel.fileno(), mask, lambda bits: self._on_channel(channel, bits))
+
+    def _drop_channel(self, channel: Channel) -> None:
+        if channel in self._channels:
+            self._channels.remove(channel)
+            self._loop.forget(channel.fileno())
+            channel.close()
+        if not self._channels:
+            self._carry_on_alone()
+
+    def _send(self, channel: Channel, message: Message, fds: list[int] | None = None) -> None:
+        try:
+            channel.send(message, fds or ())
+        except (OSError, ProtocolError):
+            self._drop_channel(channel)
+        else:
+            self._wait_for(channel)
+
+    def _tell(self, event: str, **fields: object) -> None:
+        for channel in list(self._channels):
+            self._send(channel, {"event": event, **fields})
+
+    def _carry_on_alone(self) -> None:
+        """The last daemon is gone."""
+        if self._status == NEW:
+            self._loop.stopped = True
+        elif self._exit is not None:
+            self._answer_waiters()
+
+    def _serve(self, channel: Channel, request: Message, fds: list[int]) -> None:
+        """Carry out one request and reply. `fds` that the operation leaves in the list are closed."""
+        reply: Message
+        out: list[int] = []
+        try:
+            operation = _OPERATIONS.get(request.get("op", ""))
+            if operation is None:
+                raise Refused(INVALID, f"unknown operation {request.get('op')!r}")
+            reply, out = operation(self, request, fds)
+        except Refused as exc:
+            reply = {"error": {"kind": exc.kind, "message": str(exc)}}
+        except self._runtimes.failures as exc:
+            reply = {"error": {"kind": exc.kind, "message": exc.message}}
+        except (KeyError, TypeError, ValueError) as exc:
+            reply = {
+                "error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}
+            }
+        except OSError as exc:
+            reply = {"error": {"kind": INTERNAL, "message": f"{request.get('op')}: {exc}"}}
+        finally:
+            close_all(fds)
+        self._send(channel, {**reply, "seq": request.get("seq")}, out)
+        if self._released:
+            self._leave()
+
+    # Operations: what each takes and gives is in ARCHITECTURE.md
+
+    def _hello(self, request: Message, fds: list[int]) -> Reply:
+        return {"version": VERSION, "pid": os.getpid(), "id": self._id}, []
+
+    def _create(self, request: Message, fds: list[int]) -> Reply:
+        self._require(NEW)
+        spec = _read_json(f"{request['bundle']}/config.json")
+        log: Message | None = request.get("log")
+        make_log = self._runtimes.log_driver(log["driver"]) if log else None
+        seccomp = _read(request["seccomp"]) if request.get("seccomp") else None
+        runtime: list[str] | None = request.get("runtime")
+        self._record.update({"cgroup": request["cgroup"], "bundle": request["bundle"], "runtime": runtime})
+        records.write(self._directory, records.SHIM, self._record)
+        is_terminal = bool(spec["process"].get("terminal"))
+        pipes = None if is_terminal else _Pipes(stdin=bool(request.get("stdin")))
+        try:
+            container = self._runtimes.create(
+                runtime,
+                spec,
+                container_id=self._id,
+                directory=self._directory,
+                bundle=request["bundle"],
+                rootfs=request.get("rootfs"),
+                stdio=pipes.theirs if pipes else None,
+                netns=fds.pop(0) if request.get("netns") else None,
+                seccomp=seccomp,
+                cgroup=request["cgroup"],
+            )
+        except BaseException:
+            if pipes:
+                pipes.close_ours()
+            raise
+        finally:
+            if pipes:
+                close_all(pipes.theirs)
+        self._container = container
+        self._log = (
+            make_log(log["path"], log.get("options") or {}, log.get("attrs") or {})
+            if make_log and log
+            else None
+        )
+        self._stdio = Stdio(
+            self._loop,
+            sources=pipes.sources if pipes else {},
+            stdin=pipes.stdin if pipes else -1,
+            console=_take_console(container.init),
+            log=self._log,
+            close_stdin=bool(request.get("stdin_once")),
+            on_detach=lambda: self._tell("detach", exec_id=None),
+        )
+        pid = container.init.pid
+        self._record["init"] = {"pid": pid, "start": records.start_time(pid)}
+        records.write(self._directory, records.SHIM, self._record)
+        self._status = CREATED
+        self._watch_oom()
+        return {"pid": pid}, []
+
+    def _start(self, request: Message, fds: list[int]) -> Reply:
+        self._require(CREATED)
+        container = self._get_container()
+        try:
+            container.start()
+        except self._runtimes.failures as exc:
+            self._start_failed(_START_CODES.get(exc.kind, 128), exc.message)
+            raise
+        except OSError as exc:
+            self._start_failed(128, str(exc))
+            raise
+        self._status = RUNNING
+        return {"pid": container.init.pid}, []
+
+    def _start_failed(self, code: int, message: str) -> None:
+        self._status = STOPPED
+        self._exit = records.exit_record(code, error=message)
+        records.write(self._directory, records.EXIT, self._exit)
+        if self._stdio is not None:
+            self._stdio.finish(lambda: None)
+        self._destroy()
+
+    def _attach(self, request: Message, fds: list[int]) -> Reply:
+        self._require(CREATED, RUNNING, PAUSED)
+        if self._stdio is None or self._ended is not None:
+            raise Refused(CONFLICT, f"container {self._id} is not running")
+        client = _client(request, fds, is_terminal=self._stdio.console >= 0)
+        self._stdio.attach(client, _pending(request))
+        return {}, []
+
+    def _wait(self, request: Message, fds: list[int]) -> Reply:
+        condition = request["condition"]
+        if condition not in ("not-running", "next-exit", "removed"):
+            raise Refused(INVALID, f"unknown condition {condition!r}")
+        sock = socket.socket(fileno=fds.pop(0))
+        sock.setblocking(False)
+        self._waiters.append((condition, sock))
+        self._loop.watch(sock.fileno(), 0, lambda _: self._drop_waiter(sock))
+        return {}, []
+
+    def _exec(self, request: Message, fds: list[int]) -> Reply:
+        self._require(RUNNING)
+        exec_id: str = request["exec_id"]
+        if exec_id in self._execs or exec_id in self._ended_execs:
+            raise Refused(CONFLICT, f"exec {exec_id} has already run")
+        process = request["process"]
+        is_terminal = bool(process.get("terminal"))
+        pending = _pending(request)
+        client = _client(request, fds, is_terminal=is_terminal) if fds else None
+        pipes = None if is_terminal else _Pipes(stdin=bool(request.get("stdin")) and client is not None)
+        try:
+            started = self._get_container().exec(process, stdio=pipes.theirs if pipes else None)
+        except BaseException:
+            if pipes:
+                pipes.close_ours()
+            if client:
+                client.sock.close()  # not shut down: the daemon tells the client what went wrong
+            raise
+        finally:
+            if pipes:
+                close_all(pipes.theirs)
+        stdio = Stdio(
+            self._loop,
+            sources=pipes.sources if pipes else {},
+            stdin=pipes.stdin if pipes else -1,
+            console=_take_console(started),
+            on_detach=lambda: self._tell("detach", exec_id=exec_id),
+        )
+        if client:
+            stdio.attach(client, pending)
+        self._execs[exec_id] = Exec(started, stdio)
+        return {"pid": started.pid}, []
+
+    def _resize(self, request: Message, fds: list[int]) -> Reply:
+        exec_id: str | None = request.get("exec_id")
+        stdio = self._get_exec(exec_id).stdio if exec_id else self._stdio
+        if stdio is None or stdio.console < 0:
+            raise Refused(CONFLICT, "cannot resize what has no terminal")
+        width, height = int(request["width"]), int(request["height"])
+        if not (0 <= width < 65536 and 0 <= height < 65536):
+            raise Refused(INVALID, f"invalid terminal size {width}x{height}")
+        fcntl.ioctl(stdio.console, termios.TIOCSWINSZ, _WINSIZE.pack(height, width, 0, 0))
+        return {}, []
+
+    def _kill(self, request: Message, fds: list[int]) -> Reply:
+        number = int(request["signal"])
+        if not 0 <= number < signal.NSIG:
+            raise Refused(INVALID, f"invalid signal {number}")
+        exec_id: str | None = request.get("exec_id")
+        try:
+            if exec_id:
+                process = self._get_exec(exec_id).process
+                signal.pidfd_send_signal(process.pidfd, number)
+            else:
+                self._require(CREATED, RUNNING, PAUSED)
+                self._get_container().signal(number, everything=bool(request.get("all")))
+        except ProcessLookupError as exc:
+            raise Refused(CONFLICT, f"container {self._id} is not running") from exc
+        return {}, []
+
+    def _pause(self, request: Message, fds: list[int]) -> Reply:
+        self._require(RUNNING)
+        self._get_container().pause()
+        self._status = PAUSED
+        return {}, []
+
+    def _resume(self, request: Message, fds: list[int]) -> Reply:
+        self._require(PAUSED)
+        self._get_container().resume()
+        self._status = RUNNING
+        return {}, []
+
+    def _pids(self, request: Message, fds: list[int]) -> Reply:
+        self._require(CREATED, RUNNING, PAUSED)
+        return {"pids": self._get_container().pids()}, []
+
+    def _state(self, request: Message, fds: list[int]) -> Reply:
+        return {
+            "status": self._status,
+            "pid": self._container.init.pid if self._container and self._status != STOPPED else 0,
+            "execs": [
+                {"exec_id": exec_id, "pid": running.process.pid, "code": None, "at_ns": 0}
+                for exec_id, running in self._execs.items()
+            ]
+            + list(self._ended_execs.values()),
+            "exit": self._exit,
+        }, []
+
+    def _fds(self, request: Message, fds: list[int]) -> Reply:
+        found: list[int] = []
+        reply: Message = {"names": request["names"]}
+        for name in request["names"]:
+            if name == "waiters":
+                reply["waiters"] = [condition for condition, _ in self._waiters]
+                found += [sock.fileno() for _, sock in self._waiters]
+                continue
+            container = self._container
+            known = {
+                "netns": container.netns if container else -1,
+                "rootfs": container.rootfs if container else -1,
+                "log": self._log.fileno() if self._log else -1,
+            }
+            if known.get(name, -1) < 0:
+                raise Refused(NOT_FOUND, f"no descriptor {name!r}")
+            found.append(known[name])
+        return reply, found
+
+    def _release(self, request: Message, fds: list[int]) -> Reply:
+        if self._status in (RUNNING, PAUSED) or (self._ended is not None and self._exit is None):
+            raise Refused(CONFLICT, f"container {self._id} is still running")
+        self._released = True
+        if self._status == CREATED and self._stdio is not None:
+            self._stdio.finish(lambda: None)
+        self._destroy()
+        return {}, []
+
+    # What happens by itself
+
+    def _reap(self) -> None:
+        """Collect every child that ended: the container's processes, execs, and orphans of either."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self._container is not None and pid == self._container.init.pid:
+                self._on_init_exit(status)
+                continue
+            for exec_id, running in self._execs.items():
+                if running.process.pid == pid and running.code is None:
+                    self._on_exec_exit(exec_id, running, status)
+                    break
+
+    def _on_init_exit(self, status: int) -> None:
+        if self._status == STOPPED or self._ended is not None or self._released:
+            return
+        self._ended = (status, time.time_ns())
+        container = self._get_container()
+        try:
+            # Without a pid namespace of its own the others would live on, with the pipes in their hands.
+            container.signal(signal.SIGKILL, everything=True)
+        except (OSError, *self._runtimes.failures):
+            pass
+        if self._stdio is not None:
+            self._stdio.finish(self._on_drained)
+
+    def _on_drained(self) -> None:
+        """Everything the container wrote has reached log and clients."""
+        assert self._ended is not None
+        status, at_ns = self._ended
+        self._status = STOPPED
+        self._count_oom_kills()
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        self._exit = records.exit_record(
+            128 + number if number else os.WEXITSTATUS(status),
+            signal=number,
+            oom_killed=self._oom_kills > 0,
+            at_ns=at_ns,
+        )
+        records.write(self._directory, records.EXIT, self._exit)
+        self._tell("exit", **self._exit)
+        self._destroy()
+        if not self._channels:
+            self._answer_waiters()
+
+    def _on_exec_exit(self, exec_id: str, running: Exec, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        running.code = code if code >= 0 else 128 - code
+        running.at_ns = time.time_ns()
+        os.close(running.process.pidfd)
+        running.stdio.finish(lambda: self._on_exec_drained(exec_id, running))
+
+    def _on_exec_drained(self, exec_id: str, running: Exec) -> None:
+        del self._execs[exec_id]
+        if not running.stdio.is_idle:
+            self._draining = [stdio for stdio in self._draining if not stdio.is_idle]
+            self._draining.append(running.stdio)
+        ended = {"exec_id": exec_id, "code": running.code, "at_ns": running.at_ns}
+        self._ended_execs[exec_id] = {**ended, "pid": running.process.pid}
+        if len(self._ended_execs) > MAX_ENDED_EXECS:
+            del self._ended_execs[next(iter(self._ended_execs))]
+        self._tell("exec_exit", **ended)
+
+    def _watch_oom(self) -> None:
+        try:
+            self._oom_fd = self._get_container().cgroup.open_oom_events()
+        except OSError as exc:
+            report(f"{self._id}: no word of memory shortage: {exc}")
+        if self._oom_fd >= 0:
+            self._loop.watch(self._oom_fd, READ, self._on_oom)
+
+    def _on_oom(self, _: int) -> None:
+        """v1 tells before the kill, v2 of every change in memory.events: only the count is sure."""
+        try:
+            os.read(self._oom_fd, 4096)
+        except BlockingIOError:
+            return
+        self._count_oom_kills()
+        self._loop.later(OOM_RECOUNT_S, self._count_oom_kills)
+
+    def _count_oom_kills(self) -> None:
+        """Tell of kills for want of memory that were not told of yet."""
+        try:
+            count = self._container.cgroup.oom_kill_count() if self._container else 0
+        except OSError:
+            return  # the cgroup is gone
+        if count > self._oom_kills:
+            self._oom_kills = count
+            self._tell("oom")
+
+    def _destroy(self) -> None:
+        """Give back the container's cgroup, mounts and namespaces."""
+        container = self._container
+        if container is None:
+            return
+        if self._oom_fd >= 0:
+            self._loop.forget(self._oom_fd)
+            os.close(self._oom_fd)
+            self._oom_fd = -1
+        try:
+            container.destroy()
+        except (OSError, *self._runtimes.failures) as exc:
+            report(f"{self._id}: cannot clean up: {exc}")
+        self._container = None
+
+    def _answer_waiters(self) -> None:
+        """No daemon: tell the clients that wait for the exit. Then go, unless one waits for the removal."""
+        assert self._exit is not None
+        body = b'{"StatusCode":%d}\n' % self._exit["code"]
+        answer = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        for condition, sock in list(self._waiters):
+            if condition != "removed":
+                try:
+                    sock.send(answer)
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+                self._drop_waiter(sock)
+        if not self._waiters:
+            self._leave()
+
+    def _drop_waiter(self, sock: socket.socket) -> None:
+        self._loop.forget(sock.fileno())
+        self._waiters = [waiter for waiter in self._waiters if waiter[1] is not sock]
+        sock.close()
+        if self._exit is not None and not self._channels and not self._waiters:
+            self._leave()
+
+    def _leave(self) -> None:
+        """End, as soon as no client is owed output. Also comes back by timer until that is so."""
+        for _, sock in self._waiters:
+            self._loop.forget(sock.fileno())
+            sock.close()
+        self._waiters.clear()
+        everyone = [*self._draining, *(running.stdio for running in self._execs.values())]
+        if self._stdio is not None:
+            everyone.append(self._stdio)
+        if all(stdio.is_idle for stdio in everyone):
+            self._loop.stopped = True
+        else:
+            self._loop.later(0.05, self._leave)
+
+    # Small things
+
+    def _require(self, *statuses: str) -> None:
+        if self._status not in statuses:
+            raise Refused(CONFLICT, f"container {self._id} is {self._status}")
+
+    def _get_container(self) -> Container:
+        if self._container is None:
+            raise Refused(CONFLICT, f"container {self._id} is {self._status}")
+        return self._container
+
+    def _get_exec(self, exec_id: str) -> Exec:
+        running = self._execs.get(exec_id)
+        if running is None or running.code is not None:
+            raise Refused(NOT_FOUND, f"no running exec {exec_id}")
+        return running
+
+
+_OPERATIONS: dict[str, Callable[[Shim, Message, list[int]], Reply]] = {
+    name: getattr(Shim, f"_{name}")
+    for name in ["hello", "create", "start", "attach", "wait", "exec", "resize", "kill", "pause", "resume", "pids", "state", "fds", "release"]
+}
+
+
+def _take_console(process: Process) -> int:
+    """The terminal's master, which is Stdio's to close from here on."""
+    console, process.console = process.console, -1
+    return console
+
+
+class _Pipes:
+    """The three pipes of a process without terminal: `theirs` to give away, the rest for Stdio."""
+
+    def __init__(self, *, stdin: bool) -> None:
+        self.stdin = -1
+        if stdin:
+            their_stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
+        else:
+            their_stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        stdout, their_stdout = os.pipe2(os.O_CLOEXEC)
+        stderr, their_stderr = os.pipe2(os.O_CLOEXEC)
+        self.sources = {STDOUT: stdout, STDERR: stderr}
+        self.theirs = (their_stdin, their_stdout, their_stderr)
+
+    def close_ours(self) -> None:
+        close_all([*self.sources.values(), *([self.stdin] if self.stdin >= 0 else [])])
+
+
+def _client(request: Message, fds: list[int], *, is_terminal: bool) -> Client:
+    """The client that `request` attaches, by the first of `fds`."""
+    try:
+        keys = parse_keys(request.get("detach_keys") or "")
+    except ValueError as exc:
+        raise Refused(INVALID, str(exc)) from exc
+    wants = frozenset(stream for stream in (STDOUT, STDERR) if request.get(stream))
+    return Client(
+        socket.socket(fileno=fds.pop(0)),
+        stdin=bool(request.get("stdin")),
+        wants=wants,
+        mux=bool(request.get("mux")) and not is_terminal,
+        detacher=Detacher(keys) if is_terminal and request.get("stdin") else None,
+    )
+
+
+def _pending(request: Message) -> bytes:
+    return base64.b64decode(request.get("pending") or "", validate=True)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read(MAX_CONFIG + 1)
+    if len(data) > MAX_CONFIG:
+        raise Refused(INVALID, f"{path} is larger than {MAX_CONFIG} bytes")
+    return data
+
+
+def _read_json(path: str) -> Message:
+    try:
+        value: Any = json.loads(_read(path))
+    except RecursionError as exc:
+        raise Refused(INVALID, f"{path} is nested too deeply") from exc
+    if type(value) is not dict:
+        raise Refused(INVALID, f"{path} is not a JSON object")
+    return value
+
+
+def report(message: str) -> None:
+    """Tell the administrator, where the daemon's own messages go. Nobody may be listening."""
+    try:
+        os.write(2, f"wherry shim: {message}\n".encode())
+    except OSError:
+        pass
+
+
+def serve(container_id: str, directory: str, control: socket.socket, runtimes: Runtimes) -> int:
+    """Be the shim of one container. Returns the exit status: 0 if the end is on record or none is due."""
+    try:
+        Shim(container_id, directory, control, runtimes).run()
+    except Exception:
+        kind, value, trace = sys.exc_info()
+        place = ""
+        while trace is not None:
+            place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        report(f"{container_id}: {kind.__name__ if kind else ''}: {value} at {place}")
+        return 1
+    return 0

@@ -1,0 +1,163 @@
+"""What drivers that keep directories have in common: names, temporary names, the small file beside a layer's tree.
+
+ROOT/layers/HEX/{fs/, record.zst, layer.json, displaced/}     a layer, by the hex digits of its chainID
+ROOT/containers/KEY/…                                         a writable layer
+ROOT/{layers,containers}/tmp-*                                being made, or being deleted
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from wherry.errors import Internal, InvalidParameter, NotFound
+from wherry.linux.disk import sync_filesystem
+from wherry.linux.killpoint import killpoint
+from wherry.oci.digest import ChainID, DiffID
+from wherry.store.record import write_tar
+from wherry.store.trees import remove_tree
+
+_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_TEMPORARY: Final = "tmp-"
+
+
+class LayerFile(msgspec.Struct, frozen=True):
+    """layer.json."""
+
+    diff_id: DiffID
+    parent: ChainID | None
+    size: int
+
+
+class LayerDirectories:
+    """The directories `ROOT/layers` and `ROOT/containers` of one driver."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.layers = os.path.join(root, "layers")
+        self.containers = os.path.join(root, "containers")
+
+    def recover(self) -> None:
+        """Make both, and delete what has a temporary name."""
+        for directory in (self.root, self.layers, self.containers):
+            os.makedirs(directory, mode=0o710, exist_ok=True)
+        for directory in (self.layers, self.containers):
+            for name in os.listdir(directory):
+                if name.startswith(_TEMPORARY):
+                    remove_tree(os.path.join(directory, name))
+
+    def layer_path(self, chain_id: ChainID) -> str:
+        return os.path.join(self.layers, chain_id.removeprefix("sha256:"))
+
+    def container_path(self, key: str) -> str:
+        if not _KEY.fullmatch(key) or key.startswith(_TEMPORARY):
+            raise InvalidParameter(f"invalid snapshot key {key!r}")
+        return os.path.join(self.containers, key)
+
+    def layer_file(self, chain_id: ChainID) -> LayerFile:
+        """Raises NotFound."""
+        path = os.path.join(self.layer_path(chain_id), "layer.json")
+        try:
+            with open(path, "rb") as file:
+                return msgspec.json.decode(file.read(), type=LayerFile)
+        except FileNotFoundError:
+            raise NotFound(f"layer {chain_id} does not exist") from None
+        except msgspec.MsgspecError as exc:
+            raise Internal(f"{path} is damaged: {exc}") from exc
+
+    def below(self, chain_id: ChainID | None) -> list[ChainID]:
+        """`chain_id` and the layers it lies on, topmost first. Raises NotFound where one is missing."""
+        found: list[ChainID] = []
+        while chain_id is not None:
+            found.append(chain_id)
+            chain_id = self.layer_file(chain_id).parent
+        return found
+
+    def make_layer(self, chain_id: ChainID, fill: Callable[[str], LayerFile]) -> int:
+        """Make a layer: `fill` writes into a temporary directory, which is synced and then gets its name."""
+        # A name of its own: a thread that was given up may still be at work on the same layer.
+        temporary = os.path.join(self.layers, f"{_TEMPORARY}{os.urandom(8).hex()}")
+        os.mkdir(temporary, 0o710)
+        killpoint("layer:directory-made")
+        try:
+            made = fill(temporary)
+            killpoint("layer:unpacked")
+            with open(os.path.join(temporary, "layer.json"), "xb") as file:
+                file.write(msgspec.json.encode(made))
+            killpoint("layer:described")
+            directory = os.open(self.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                sync_filesystem(directory)
+                killpoint("layer:synced")
+                _rename_unless_there(temporary, self.layer_path(chain_id))
+                killpoint("layer:renamed")
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        finally:
+            remove_tree(temporary)
+        return made.size
+
+    def export_layer(self, chain_id: ChainID, tar: BinaryIO, tree: str = "fs") -> None:
+        expected = self.layer_file(chain_id).diff_id
+        path = self.layer_path(chain_id)
+        found = write_tar(
+            os.path.join(path, "record.zst"), os.path.join(path, tree), os.path.join(path, "displaced"), tar
+        )
+        if found != expected:
+            raise Internal(f"layer {chain_id} was changed on disk: its tar would be {found}, not {expected}")
+
+    def layer_ids(self) -> list[ChainID]:
+        return [
+            ChainID(f"sha256:{name}") for name in os.listdir(self.layers) if not name.startswith(_TEMPORARY)
+        ]
+
+    def keys(self) -> list[str]:
+        return [name for name in os.listdir(self.containers) if not name.startswith(_TEMPORARY)]
+
+    def make_container(self, key: str, fill: Callable[[str], Any]) -> None:
+        """Make a writable layer: `fill` writes into a temporary directory, which then gets its name."""
+        path = self.container_path(key)
+        if os.path.isdir(path):
+            return
+        temporary = os.path.join(self.containers, _TEMPORARY + key)
+        remove_tree(temporary)
+        os.mkdir(temporary, 0o710)
+        killpoint("snapshot:directory-made")
+        try:
+            fill(temporary)
+            killpoint("snapshot:filled")
+            os.rename(temporary, path)
+            killpoint("snapshot:renamed")
+        except BaseException:
+            remove_tree(temporary)
+            raise
+
+    def remove(self, path: str) -> None:
+        """Delete a layer or container: it loses its name first, so that a crash leaves no half of it."""
+        parent, name = os.path.split(path)
+        temporary = os.path.join(parent, f"{_TEMPORARY}gone-{name}")
+        try:
+            os.rename(path, temporary)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            remove_tree(temporary)  # a removal that failed half-way
+            os.rename(path, temporary)
+        killpoint("remove-tree:renamed")
+        remove_tree(temporary)
+
+
+def _rename_unless_there(temporary: str, path: str) -> None:
+    try:
+        os.rename(temporary, path)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise

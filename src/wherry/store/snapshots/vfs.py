@@ -1,0 +1,110 @@
+"""vfs: every layer and every container a full copy. Slow and large, and works on any filesystem.
+
+A layer is unpacked beside a copy of its parent and then applied to it, so both drivers give the same trees.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
+
+from wherry.errors import NotFound
+from wherry.oci.digest import ChainID, DiffID
+from wherry.store.layers import unpack_layer
+from wherry.store.snapshots.directory import LayerDirectories, LayerFile
+from wherry.store.snapshots.driver import BindRootfs, Stop
+from wherry.store.trees import apply_changes, copy_tree, remove_tree, tree_size
+
+
+class Vfs:
+    """`Vfs(DATA/vfs)`."""
+
+    name = "vfs"
+
+    def __init__(self, root: str) -> None:
+        self._directories = LayerDirectories(root)
+
+    def probe(self) -> None:
+        pass
+
+    def recover(self) -> None:
+        self._directories.recover()
+
+    def status(self) -> list[tuple[str, str]]:
+        return []
+
+    def has_layer(self, chain_id: ChainID) -> bool:
+        return os.path.isdir(self._directories.layer_path(chain_id))
+
+    def layer_size(self, chain_id: ChainID) -> int:
+        return self._directories.layer_file(chain_id).size
+
+    def commit_layer(
+        self,
+        chain_id: ChainID,
+        parent: ChainID | None,
+        diff_id: DiffID,
+        tar: BinaryIO,
+        *,
+        stop: Stop | None = None,
+    ) -> int:
+        if self.has_layer(chain_id):
+            return self.layer_size(chain_id)
+        lower = [] if parent is None else [self._tree(parent)]
+
+        def fill(temporary: str) -> LayerFile:
+            size = unpack_layer(tar, temporary, diff_id, lower, stop=stop)
+            if parent is not None:
+                changes, tree = os.path.join(temporary, "changes"), os.path.join(temporary, "fs")
+                os.rename(tree, changes)
+                copy_tree(self._tree(parent), tree)
+                apply_changes(changes, tree)
+                remove_tree(changes)
+            return LayerFile(diff_id, parent, size)
+
+        return self._directories.make_layer(chain_id, fill)
+
+    def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:
+        self._directories.export_layer(chain_id, tar)
+
+    def remove_layer(self, chain_id: ChainID) -> None:
+        self._directories.remove(self._directories.layer_path(chain_id))
+
+    def layers(self) -> list[ChainID]:
+        return self._directories.layer_ids()
+
+    def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
+        def fill(temporary: str) -> None:
+            tree = os.path.join(temporary, "fs")
+            if chain_ids:
+                copy_tree(self._tree(chain_ids[-1]), tree)
+            else:
+                os.mkdir(tree)
+            os.chmod(tree, root_mode)
+
+        self._directories.make_container(key, fill)
+
+    def rootfs(self, key: str) -> BindRootfs:
+        path = os.path.join(self._directories.container_path(key), "fs")
+        if not os.path.isdir(path):
+            raise NotFound(f"no writable layer {key} in the storage driver vfs")
+        return {"type": "bind", "source": path}
+
+    def layers_below(self, key: str) -> list[ChainID]:
+        return []
+
+    def usage(self, key: str) -> int:
+        return tree_size(self.rootfs(key)["source"])
+
+    def remove(self, key: str) -> None:
+        self._directories.remove(self._directories.container_path(key))
+
+    def active(self) -> list[str]:
+        return self._directories.keys()
+
+    def graph_data(self, key: str) -> Mapping[str, str]:
+        return {}
+
+    def _tree(self, chain_id: ChainID) -> str:
+        return os.path.join(self._directories.layer_path(chain_id), "fs")

@@ -1,0 +1,1 @@
+"""Unit tests touch nothing outside the folder they are given and namespaces they make themselves."""
