@@ -14,7 +14,7 @@ import signal
 import stat
 
 from wherry.linux import capabilities, files, process
-from wherry.runtime import procfs, values
+from wherry.runtime import procfs, users, values
 from wherry.runtime.errors import (
     INTERNAL,
     NOT_FOUND,
@@ -101,10 +101,12 @@ class Identity:
         user = values.child(entry, "user")
         self.uid = _id("uid", user.get("uid") or 0)
         self.gid = _id("gid", user.get("gid") or 0)
-<<<<<<< HEAD
         groups: list[Any] = user.get("additionalGids") or []
         self.groups = [_id("gid", each) for each in groups]
         self.umask = values.number(user, "umask")
+        # `user[:group]` to be looked up in the container, in place of the numbers. None: the numbers stand.
+        self.user_name = values.text(user, "username") if "username" in user else None
+        self.user_groups = values.texts(user, "groupnames")
         sets = values.child(entry, "capabilities")
         self.bounding = capabilities.bits(values.texts(sets, "bounding"))
         self.effective = capabilities.bits(values.texts(sets, "effective"))
@@ -119,28 +121,6 @@ class Identity:
         self.terminal = values.flag(entry, "terminal")
         size = values.child(entry, "consoleSize")
         self.height, self.width = _size(size, "height"), _size(size, "width")
-=======
-        self.groups = [_id("gid", each) for each in user.get("additionalGids") or []]
-        self.umask: int | None = user.get("umask")
-        self.user_name: str | None = user.get("username")
-        """`user[:group]` to be looked up in the container, in place of the numbers. None: the numbers stand."""
-        self.user_groups: list[str] = user.get("groupnames") or []
-        sets = entry.get("capabilities")
-        wanted = sets or {}
-        self.bounding = capabilities.bits(wanted.get("bounding") or [])
-        self.effective = capabilities.bits(wanted.get("effective") or [])
-        self.permitted = capabilities.bits(wanted.get("permitted") or [])
-        self.inheritable = capabilities.bits(wanted.get("inheritable") or [])
-        self.ambient = capabilities.bits(wanted.get("ambient") or [])
-        self.no_new_privileges = bool(entry.get("noNewPrivileges"))
-        self.rlimits = [_rlimit(each) for each in entry.get("rlimits") or []]
-        self.oom_score_adj: int | None = entry.get("oomScoreAdj")
-        self.apparmor: str = entry.get("apparmorProfile") or ""
-        self.selinux: str = entry.get("selinuxLabel") or ""
-        self.terminal = bool(entry.get("terminal"))
-        size = entry.get("consoleSize") or {}
-        self.height, self.width = int(size.get("height") or 0), int(size.get("width") or 0)
->>>>>>> main
         self.seccomp = seccomp
         # What we have ourselves is known before the fork: it is the most that a container can get.
         self.own_permitted, self.own_bounding = capabilities.limits()
@@ -172,6 +152,9 @@ def drop_privileges(identity: Identity, root: int) -> None:
     """Become the user, with the capabilities and in the directory asked for, filter on, all descriptors but
     0-2 on their way to be closed. What remains is `execute`.
     """
+    if identity.user_name is not None:
+        found = users.resolve(root, identity.user_name, identity.user_groups)
+        identity.uid, identity.gid, identity.groups = found
     if identity.seccomp is not None and not identity.no_new_privileges:
         process.install_seccomp(identity.seccomp)
     own_permitted, bound = identity.own_permitted, identity.own_bounding
