@@ -171,6 +171,7 @@ def _make(call: Call, container_id: str) -> tuple[state.Record, Container]:
     directory = state.claim(call.root, container_id)
     container: Container | None = None
     try:
+        state.save(directory, container_id, config, bundle=bundle, cgroup=cgroup)
         gate = _open_gate(directory)
         container = lifecycle.create(
             config,
@@ -186,7 +187,15 @@ def _make(call: Call, container_id: str) -> tuple[state.Record, Container]:
             pivot=not local.flag("no-pivot"),
         )
         gate.close()
-        record = state.save(directory, container, config, bundle=bundle, namespaces=container.namespaces)
+        record = state.save(
+            directory,
+            container_id,
+            config,
+            bundle=bundle,
+            cgroup=cgroup,
+            namespaces=container.namespaces,
+            pid=container.init.pid,
+        )
         if container.init.console >= 0 and console_socket:
             foreground.send_console(console_socket, container.init.console)
         if local.text("pid-file"):

@@ -81,7 +81,7 @@ class Record:
         """The container, to act on; its process must be alive."""
         try:
             pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError as exc:
+        except OSError as exc:  # ESRCH; EINVAL for none at all
             raise StartFailed("invalid", "container not running") from exc
         if not self.is_alive():
             os.close(pidfd)
@@ -142,17 +142,25 @@ def claim(root: str, container_id: str) -> str:
 
 
 def save(
-    directory: str, container: Container, config: dict[str, Any], *, bundle: str, namespaces: int
+    directory: str,
+    container_id: str,
+    config: dict[str, Any],
+    *,
+    bundle: str,
+    cgroup: str,
+    namespaces: int = 0,
+    pid: int = 0,
 ) -> Record:
-    """Write the record, whole or not at all."""
+    """Write the record, whole or not at all. Without a pid: before anything is made, so that `delete --force` finds
+    what a killed `create` left in the cgroup."""
     now = time.time_ns()
     value: dict[str, Any] = {
-        "id": container.id,
+        "id": container_id,
         "bundle": bundle,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9)) + f".{now % 10**9:09d}Z",
-        "cgroup": container.cgroup.path,
-        "pid": container.init.pid,
-        "start_time": process_start(container.init.pid) or 0,
+        "cgroup": cgroup,
+        "pid": pid,
+        "start_time": (process_start(pid) or 0) if pid else 0,
         "namespaces": namespaces,
         "config": config,
     }
