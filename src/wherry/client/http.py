@@ -129,6 +129,8 @@ class Connection:
                     raise ProtocolError("unexpected EOF")
                 raise Disconnected("EOF")
             buffer += piece
+        if end > limit:
+            raise ProtocolError(f"HTTP head longer than {limit} bytes")
         self.buffer = buffer[end + len(mark) :]
         return buffer[:end]
 
