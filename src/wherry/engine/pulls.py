@@ -43,6 +43,7 @@ from wherry.store.blobs import Ingest
 from wherry.store.store import LayerSource, Lease, NewTag, Store
 
 CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", "application/json", "")
+LAYER_TYPES = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 MAX_INDEX_DEPTH = 2
 
 Emit = Callable[[str, str, dict[str, str]], None]
@@ -376,9 +377,10 @@ async def _image_manifest(
 
 def _check_config(data: bytes, manifest: Manifest) -> ImageConfig:
     if manifest.config.media_type not in CONFIG_TYPES:
-        raise InvalidParameter(
-            f"unsupported media type {manifest.config.media_type!r} of the config: not a container image"
-        )
+        raise InvalidParameter(f"unsupported media type {manifest.config.media_type}")  # Docker's text
+    for layer in manifest.layers:
+        if not layer.media_type.startswith(LAYER_TYPES):
+            raise InvalidParameter(f"unsupported media type {layer.media_type}")  # Docker's text
     config = parse_config(data)
     if config.os and config.os != "linux":
         # Docker's text.

@@ -131,8 +131,9 @@ async def consume(
     """
     inlet = Inlet()
     feeding = asyncio.ensure_future(inlet.feed(chunks, report))
+    working = asyncio.ensure_future(run_alone(call, cast("BinaryIO", inlet)))
     try:
-        result = await run_alone(call, cast("BinaryIO", inlet))
+        result = await asyncio.shield(working)
         inlet.close()
         await feeding
         return result
@@ -141,9 +142,12 @@ async def consume(
             raise failure from None
         raise
     finally:
-        inlet.close()
+        inlet.close()  # first of all: the thread may be waiting for it
         feeding.cancel()
-        await asyncio.wait((feeding,))
+        await asyncio.wait((feeding, working))
+        for task in (feeding, working):
+            if not task.cancelled():
+                task.exception()
 
 
 async def run_alone(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -36,18 +36,18 @@ class AuthResponse(Wire):
     identity_token: str = ""
 
 
-class ImageSummary(Wire):
+class ImageSummary(Wire, kw_only=True):
     """One row of `GET /images/json`. `created` is in seconds; -1 means "was not counted"."""
 
-    id: str
-    created: int
-    size: int
-    repo_tags: list[str] = []
-    repo_digests: list[str] = []
-    parent_id: str = ""
-    shared_size: int = -1
-    labels: dict[str, str] | None = None
     containers: int = -1
+    created: int
+    id: str
+    labels: dict[str, str] | None = None
+    parent_id: str = ""
+    repo_digests: list[str] = []
+    repo_tags: list[str] = []
+    shared_size: int = -1
+    size: int
     virtual_size: int | UnsetType = UNSET
     """Equal to `size`; only clients before API 1.44 get it."""
 
@@ -79,39 +79,39 @@ class ImageMetadata(Wire):
     last_tag_time: str
 
 
-class ImageInspect(Wire):
-    """`GET /images/NAME/json`."""
+class ImageInspect(Wire, kw_only=True):
+    """`GET /images/NAME/json`, in dockerd's order: `docker inspect` prints it as it comes."""
 
     id: str
     repo_tags: list[str]
     repo_digests: list[str]
-    architecture: str
-    os: str
-    size: int
-    config: ImageConfigView
-    graph_driver: GraphDriverData
-    root_fs: RootFS = field(name="RootFS")
-    metadata: ImageMetadata
     parent: str = ""
     comment: str = ""
     created: str | UnsetType = UNSET
     docker_version: str = ""
     author: str = ""
+    config: ImageConfigView
+    architecture: str
     variant: str | UnsetType = UNSET
+    os: str
     os_version: str | UnsetType = UNSET
+    size: int
     virtual_size: int | UnsetType = UNSET
     """Equal to `size`; only clients before API 1.44 get it."""
+    graph_driver: GraphDriverData
+    root_fs: RootFS = field(name="RootFS")
+    metadata: ImageMetadata
 
 
 class HistoryItem(Wire):
     """One step of an image's making, newest first. `created` is in seconds."""
 
-    id: str
+    comment: str
     created: int
     created_by: str
-    tags: list[str] | None
+    id: str
     size: int
-    comment: str
+    tags: list[str] | None
 
 
 class ImageDelete(Wire):

@@ -9,11 +9,14 @@ Like Go, which wrote most of these documents, we take `null` for a missing value
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from datetime import datetime
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from wherry.oci.digest import DiffID, Digest
+from wherry.errors import InvalidParameter
+from wherry.oci.digest import DiffID, Digest, parse_digest
 
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -156,7 +159,7 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     history: list[History] = []
     variant: str = ""
     os_version: str = msgspec.field(name="os.version", default="")
-    os_features: list[str] = msgspec.field(name="os.features", default_factory=list)
+    os_features: tuple[str, ...] = msgspec.field(name="os.features", default=())
 
 
 T = TypeVar("T")
@@ -175,7 +178,9 @@ def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
     kind = _media_type(media_type.partition(";")[0].strip().lower(), said, document)
     if kind in INDEX_TYPES:
         if document.get("config") or document.get("layers"):
-            raise InvalidParameter(f"media-type: expected index but found manifest ({kind})")  # containerd's text
+            raise InvalidParameter(
+                f"media-type: expected index but found manifest ({kind})"
+            )  # containerd's text
         index = _convert({**document, "mediaType": kind}, Index, "manifest")
         _check_count("manifests", len(index.manifests), MAX_INDEX_ENTRIES)
         for position, entry in enumerate(index.manifests):
@@ -223,10 +228,14 @@ def _media_type(given: str, said: str, document: dict[str, Any]) -> str:
     """Which of our four types this is. What it is served as and what it says of itself must agree."""
     for name in (given, said):
         if name in DOCKER_SCHEMA1:
-            raise InvalidParameter("Docker Image manifest version 2, schema 1 is not supported: push the image anew")
+            raise InvalidParameter(
+                "Docker Image manifest version 2, schema 1 is not supported: push the image anew"
+            )
     known = (*MANIFEST_TYPES, *INDEX_TYPES)
     if document.get("schemaVersion") != 2:
-        raise InvalidParameter(f"unsupported manifest schema version {document.get('schemaVersion')!r}: expected 2")
+        raise InvalidParameter(
+            f"unsupported manifest schema version {document.get('schemaVersion')!r}: expected 2"
+        )
     if said and said not in known:
         raise InvalidParameter(f"unsupported manifest media type {said!r}")
     if given in known:
@@ -239,7 +248,9 @@ def _media_type(given: str, said: str, document: dict[str, Any]) -> str:
         return OCI_INDEX
     if "config" in document and "layers" in document:
         return OCI_MANIFEST
-    raise InvalidParameter(f"unsupported manifest media type {given!r}, and the document does not say what it is")
+    raise InvalidParameter(
+        f"unsupported manifest media type {given!r}, and the document does not say what it is"
+    )
 
 
 def _check_descriptor(where: str, descriptor: Descriptor) -> None:

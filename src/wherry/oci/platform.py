@@ -63,7 +63,9 @@ def parse_platform(text: str) -> Platform:
                 f' "{_PART_TEXT}": invalid argument'
             )
     if len(parts) > 1:
-        return normalise(Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) > 2 else ""))
+        return normalise(
+            Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) > 2 else "")
+        )
     host = host_platform()
     system = _system(text)
     if system in _OPERATING_SYSTEMS:
@@ -111,7 +113,9 @@ def choose(manifests: Sequence[Descriptor], wanted: Platform | None) -> Descript
     Raises NotFound: `no matching manifest for linux/s390x in the manifest list entries`.
     """
     target = normalise(wanted) if wanted is not None else host_platform()
-    offered = [(None if entry.platform is None else _key(normalise(entry.platform)), entry) for entry in manifests]
+    offered = [
+        (None if entry.platform is None else _key(normalise(entry.platform)), entry) for entry in manifests
+    ]
     for candidate in (*(_key(platform) for platform in _runnable(target)), None):
         for key, entry in offered:
             if key == candidate:

@@ -19,9 +19,9 @@ from typing import BinaryIO, Final
 import msgspec
 
 from wherry.errors import InvalidParameter, NotFound
+from wherry.linux.killpoint import killpoint
 from wherry.oci.digest import Digest, digest_of, parse_digest
 from wherry.oci.image import MAX_BLOB_BYTES, OCI_INDEX, Descriptor, Index
-from wherry.store.crash import point
 
 _READ: Final = 1 << 20
 
@@ -148,9 +148,9 @@ class Blobs:
                 view = view[file.write(view) :]
             if is_durable:
                 os.fsync(file.fileno())
-        point("blob: temporary file synced")
+        killpoint("blob:synced")
         os.rename(temporary, path)
-        point("blob: renamed")
+        killpoint("blob:renamed")
         if is_durable:
             sync_directory(os.path.dirname(path))
 
@@ -181,7 +181,9 @@ class Ingest:
     """One blob being written: `write` … `commit`, or `abort`. A context manager: leaving it uncommitted aborts,
     keeping the partial file. Not for several threads at once."""
 
-    def __init__(self, digest: Digest, size: int | None, part: str, path: str, done: Callable[[], None]) -> None:
+    def __init__(
+        self, digest: Digest, size: int | None, part: str, path: str, done: Callable[[], None]
+    ) -> None:
         self.digest = digest
         self.size = size
         self.offset = 0
@@ -236,11 +238,11 @@ class Ingest:
                 + (f" of {self.size} bytes" if self.size is not None else "")
                 + f", got {found} of {self.offset} bytes"
             )
-        point("ingest: written")
+        killpoint("ingest:written")
         os.fsync(self._file)
-        point("ingest: synced")
+        killpoint("ingest:synced")
         os.rename(self._part, self._path)
-        point("ingest: renamed")
+        killpoint("ingest:renamed")
         sync_directory(os.path.dirname(self._path))
         self.is_done = True
         self._finish()

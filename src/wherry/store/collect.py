@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 
+from wherry.linux.killpoint import killpoint
 from wherry.oci.digest import ChainID, Digest
 from wherry.store.blobs import Blobs
-from wherry.store.crash import point
 from wherry.store.database import Database
 from wherry.store.images import referenced_blobs, unreferenced_layers
 from wherry.store.snapshots.driver import SnapshotDriver
@@ -81,7 +81,7 @@ class Leases:
             self._collect(free)
 
     @contextmanager
-    def taking(self, names: Iterable[str]) -> Iterator[list[str]]:
+    def taking(self, names: Iterable[str]) -> Generator[list[str]]:
         """Those of `names` that nobody holds, marked as being deleted; the others are left for later."""
         wanted = list(dict.fromkeys(names))
         self._postponed.update(name for name in wanted if name in self._held)
@@ -102,14 +102,18 @@ async def unneeded_layers(
     """Those of `chain_ids` (None: all the driver has) that are there and that nothing needs, highest first."""
 
     def candidates() -> tuple[list[ChainID], set[ChainID]]:
-        there = driver.layers() if chain_ids is None else [name for name in chain_ids if driver.has_layer(name)]
+        there = (
+            driver.layers() if chain_ids is None else [name for name in chain_ids if driver.has_layer(name)]
+        )
         below: set[ChainID] = set()
         for key in driver.active() if there else ():
             below.update(driver.layers_below(key))
         return there, below
 
     there, below = await asyncio.to_thread(candidates)
-    free = await database.run(lambda connection: unreferenced_layers(connection, driver.name, there), durable=False)
+    free = await database.run(
+        lambda connection: unreferenced_layers(connection, driver.name, there), durable=False
+    )
     unneeded = [name for name in free if name not in below]
     parents = await database.run(lambda connection: _depths(connection, driver.name), durable=False)
     return sorted(unneeded, key=lambda name: -parents.get(name, 0))
@@ -119,7 +123,7 @@ async def drop_layers(database: Database, driver: SnapshotDriver, chain_ids: Seq
     """Delete layers, in this order."""
     for chain_id in chain_ids:
         await asyncio.to_thread(driver.remove_layer, chain_id)
-        point("removal: layer removed")
+        killpoint("rmi:layer-removed")
     if chain_ids:
         rows = [(driver.name, chain_id) for chain_id in chain_ids]
         await database.run(
@@ -134,7 +138,11 @@ async def unneeded_blobs(database: Database, blobs: Blobs, digests: Sequence[Dig
     """Those of `digests` (None: all that are stored) that are there and that no image needs."""
 
     def there() -> list[Digest]:
-        return [digest for digest, _ in blobs.list()] if digests is None else [d for d in digests if blobs.has(d)]
+        return (
+            [digest for digest, _ in blobs.list()]
+            if digests is None
+            else [d for d in digests if blobs.has(d)]
+        )
 
     stored = await asyncio.to_thread(there)
     used = await database.run(referenced_blobs, durable=False) if stored else set[Digest]()

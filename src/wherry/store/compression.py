@@ -38,7 +38,15 @@ _MAGIC: Final = (
     (b"\xfd7zXZ\x00", XZ),
 )
 _ZSTD_SKIPPABLE: Final = tuple(bytes([n, 0x2A, 0x4D, 0x18]) for n in range(0x50, 0x60))
-_FAULTS: Final = (zlib.error, isal_zlib.error, zstd.ZstdError, lzma.LZMAError, OSError, EOFError, ValueError)
+_FAULTS: Final[tuple[type[Exception], ...]] = (
+    zlib.error,
+    cast("type[Exception]", isal_zlib.error),
+    zstd.ZstdError,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+)
 
 
 def compression_of(head: bytes) -> str:
@@ -68,19 +76,20 @@ def decompressed(source: BinaryIO) -> BinaryIO:
 class _Decoder(Protocol):
     """What bz2, lzma, zstd and isal's decompressors have in common."""
 
-    eof: bool
-    unused_data: bytes
-
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
     @property
     def needs_input(self) -> bool: ...
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+    def decompress(self, data: bytes, /, max_length: int = -1) -> bytes: ...
 
 
 class _Gunzip:
     """isal's decompress object in the shape of the others."""
 
     def __init__(self) -> None:
-        self._object = isal_zlib.decompressobj(wbits=31)
+        self._object = isal_zlib.decompressobj(wbits=31)  # pyright: ignore[reportUnknownMemberType]  its stubs
 
     @property
     def eof(self) -> bool:
@@ -94,8 +103,9 @@ class _Gunzip:
     def needs_input(self) -> bool:
         return not self._object.unconsumed_tail
 
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
-        return self._object.decompress(self._object.unconsumed_tail + data, max_length)
+    def decompress(self, data: bytes, /, max_length: int = -1) -> bytes:
+        pending = self._object.unconsumed_tail + data
+        return self._object.decompress(pending, max_length)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _decoder(kind: str) -> _Decoder:

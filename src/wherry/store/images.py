@@ -91,7 +91,9 @@ class Images:
 
     async def get_by_id(self, image_id: Digest) -> Image:
         """By full ID. Raises NotFound."""
-        found = await self._database.run(lambda connection: read_image(connection, self._driver, image_id), durable=False)
+        found = await self._database.run(
+            lambda connection: read_image(connection, self._driver, image_id), durable=False
+        )
         if found is None:
             raise NotFound(f"No such image: {image_id}")  # Docker's text
         return found
@@ -110,13 +112,17 @@ class Images:
 
         return await self._database.run(step, durable=False)
 
-    async def tag(self, reference: Reference, image_id: Digest, digest: Digest | None = None) -> Digest | None:
+    async def tag(
+        self, reference: Reference, image_id: Digest, digest: Digest | None = None
+    ) -> Digest | None:
         """Make `reference` name the image, durably; the ID of the image it named before, if another.
 
         `digest` is what it resolved to when pulled (manifest or index); `repository@digest` becomes a name too. A
         reference without a tag gets `latest`. Raises NotFound for no such image.
         """
-        return await self._database.run(lambda connection: write_tag(connection, self._driver, reference, image_id, digest))
+        return await self._database.run(
+            lambda connection: write_tag(connection, self._driver, reference, image_id, digest)
+        )
 
     async def untag(self, reference: Reference) -> Digest | None:
         """Forget the name; the ID of the image that had it."""
@@ -132,13 +138,17 @@ class Images:
 
     async def resolve(self, reference: Reference) -> Digest | None:
         """The ID of the image that exactly this name (`latest` where there is no tag) stands for."""
-        return await self._database.run(lambda connection: _named(connection, self._driver, reference), durable=False)
+        return await self._database.run(
+            lambda connection: _named(connection, self._driver, reference), durable=False
+        )
 
     async def tags(self) -> list[Tag]:
         """Every tag and digest reference, sorted."""
 
         def step(connection: sqlite3.Connection) -> list[Tag]:
-            rows = connection.execute("SELECT * FROM tag WHERE driver = ? ORDER BY reference", (self._driver,))
+            rows = connection.execute(
+                "SELECT * FROM tag WHERE driver = ? ORDER BY reference", (self._driver,)
+            )
             return [Tag(parse_reference(row["reference"]), row["image_id"], row["digest"]) for row in rows]
 
         return await self._database.run(step, durable=False)
@@ -229,7 +239,9 @@ def write_tag(
     connection: sqlite3.Connection, driver: str, reference: Reference, image_id: Digest, digest: Digest | None
 ) -> Digest | None:
     """See `Images.tag`."""
-    there = connection.execute("SELECT 1 FROM image WHERE driver = ? AND id = ?", (driver, image_id)).fetchone()
+    there = connection.execute(
+        "SELECT 1 FROM image WHERE driver = ? AND id = ?", (driver, image_id)
+    ).fetchone()
     if there is None:
         raise NotFound(f"No such image: {image_id}")  # Docker's text
     before = _named(connection, driver, reference)

@@ -18,11 +18,28 @@ from collections.abc import Sequence
 from typing import BinaryIO, Final
 
 from wherry.errors import InvalidParameter, Unavailable
-from wherry.linux.files import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, open_below
+from wherry.linux.files import (
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    open_below,
+)
 from wherry.oci.digest import DiffID
 from wherry.store.record import Displaced, RecordWriter
 from wherry.store.snapshots.driver import Stop
-from wherry.store.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, LINK, REGULAR, SYMLINK, Entry, Feed, TarReader
+from wherry.store.tar import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    LINK,
+    REGULAR,
+    SYMLINK,
+    Entry,
+    Feed,
+    TarReader,
+)
 from wherry.store.trees import OPAQUE, LayerStack, is_whiteout, tree_size
 
 MAX_ENTRIES: Final = 4_000_000
@@ -104,7 +121,14 @@ class _Unpacker:
             try:
                 self._unpack(entry)
             except OSError as exc:
-                if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE):
+                if exc.errno in (
+                    errno.ENOSPC,
+                    errno.EDQUOT,
+                    errno.EIO,
+                    errno.EROFS,
+                    errno.EMFILE,
+                    errno.ENFILE,
+                ):
                     raise
                 raise InvalidParameter(f"cannot unpack {_show(entry.name)}: {exc.strerror}") from exc
         if self._hides_root:
@@ -146,7 +170,9 @@ class _Unpacker:
         elif kind in _NODES:
             self._make_node(entry, parent, name, path)
         else:
-            raise InvalidParameter(f"unhandled tar header type {kind[0]} of {_show(entry.name)}")  # Docker's text
+            raise InvalidParameter(
+                f"unhandled tar header type {kind[0]} of {_show(entry.name)}"
+            )  # Docker's text
 
     def _unpack_root(self, entry: Entry) -> None:
         if entry.type != DIRECTORY:
@@ -242,9 +268,13 @@ class _Unpacker:
         if not target_name:
             raise InvalidParameter(f"hard link {_show(entry.name)} leads to the layer's root")
         try:
-            source = open_below(self._root, os.fsdecode(target_parent) or ".", os.O_PATH | os.O_DIRECTORY, resolve=_INSIDE)
+            source = open_below(
+                self._root, os.fsdecode(target_parent) or ".", os.O_PATH | os.O_DIRECTORY, resolve=_INSIDE
+            )
         except OSError as exc:
-            raise InvalidParameter(f"hard link {_show(entry.name)} leads to {_show(entry.link)}: {exc.strerror}") from exc
+            raise InvalidParameter(
+                f"hard link {_show(entry.name)} leads to {_show(entry.link)}: {exc.strerror}"
+            ) from exc
         try:
             self._link(source, target_name, parent, name, path)
         except FileNotFoundError:
@@ -267,7 +297,9 @@ class _Unpacker:
 
     def _make_node(self, entry: Entry, parent: int, name: bytes, path: bytes) -> None:
         if entry.major >= 1 << 12 or entry.minor >= 1 << 20:
-            raise InvalidParameter(f"device {entry.major}:{entry.minor} of {_show(entry.name)} is out of range")
+            raise InvalidParameter(
+                f"device {entry.major}:{entry.minor} of {_show(entry.name)} is out of range"
+            )
         mode, device = _NODES[entry.type] | 0o600, os.makedev(entry.major, entry.minor)
         try:
             os.mknod(name, mode, device, dir_fd=parent)
@@ -278,7 +310,9 @@ class _Unpacker:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.xattrs:
             _set_xattrs(f"/proc/self/fd/{parent}/{os.fsdecode(name)}", entry.xattrs)
-        os.chmod(name, entry.mode, dir_fd=parent)  # not a symlink: we have just made it, and nobody else is here
+        os.chmod(
+            name, entry.mode, dir_fd=parent
+        )  # not a symlink: we have just made it, and nobody else is here
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def _white_out(self, parent: int, parent_path: bytes, name: bytes) -> None:
@@ -335,7 +369,9 @@ class _Unpacker:
             self._displaced_root = os.open(aside, _DIRECTORY | os.O_CLOEXEC)
         place, self._displaced = self._displaced, self._displaced + 1
         os.rename(name, b"%d" % place, src_dir_fd=parent, dst_dir_fd=self._displaced_root)
-        index = os.open("index", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=self._displaced_root)
+        index = os.open(
+            "index", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=self._displaced_root
+        )
         try:
             os.write(index, Displaced.line(self._recorder.files, place, path))
         finally:
@@ -409,7 +445,9 @@ class _Unpacker:
     def _remember_open(self, name: bytes, directory: int, path: bytes) -> tuple[int, bytes]:
         if path.count(b"/") >= MAX_DEPTH:
             os.close(directory)
-            raise InvalidParameter(f"{_show(name)} is nested too deeply: at most {MAX_DEPTH} levels are unpacked")
+            raise InvalidParameter(
+                f"{_show(name)} is nested too deeply: at most {MAX_DEPTH} levels are unpacked"
+            )
         if len(self._open) >= _OPEN_DIRECTORIES:
             oldest = next(iter(self._open))
             os.close(self._open.pop(oldest)[0])
@@ -496,7 +534,9 @@ def _set_status(descriptor: int, entry: Entry) -> None:
 def _set_xattrs(target: int | str, xattrs: dict[bytes, bytes]) -> None:
     """Those an image may have. `trusted.overlay.*` would speak to overlayfs, `security.selinux` to the host."""
     for name, value in xattrs.items():
-        if name == b"security.capability" or (name.startswith(b"user.") and not name.startswith(b"user.overlay.")):
+        if name == b"security.capability" or (
+            name.startswith(b"user.") and not name.startswith(b"user.overlay.")
+        ):
             try:
                 os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
             except OSError as exc:

@@ -20,7 +20,8 @@ import os
 import struct
 import sys
 from bisect import bisect_left
-from typing import BinaryIO, Final
+from collections.abc import Callable
+from typing import BinaryIO, Final, Protocol
 
 from wherry.errors import Internal
 from wherry.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, open_below
@@ -41,7 +42,7 @@ class RecordWriter:
     """Writes the record beside a tree that is being unpacked."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "xb", buffering=0)
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115  finish and close end it
         self._compressor = zstd.ZstdCompressor(level=_LEVEL)
         self._pending: list[bytes] = []
         self._size = 0
@@ -121,6 +122,11 @@ def write_tar(record: str, tree: str, displaced: str, out: BinaryIO) -> str:
     moved = Displaced(displaced)
     roots = [os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     digest = hashlib.sha256()
+
+    def emit(data: bytes) -> None:
+        digest.update(data)
+        out.write(data)
+
     try:
         if os.path.isdir(displaced):
             roots.append(os.open(displaced, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -128,15 +134,13 @@ def write_tar(record: str, tree: str, displaced: str, out: BinaryIO) -> str:
         with open(record, "rb") as file, zstd.ZstdFile(file) as frames:
             while (kind := frames.read(1)) != b"E":
                 if kind == b"R":
-                    data = _exactly(frames, _exact_number(frames))
-                    digest.update(data)
-                    out.write(data)
+                    emit(_exactly(frames, int.from_bytes(_exactly(frames, 4), "little")))
                 elif kind == b"F":
                     _, offset, length, size = _FILE.unpack(kind + _exactly(frames, _FILE.size - 1))
                     path = _exactly(frames, size)
                     elsewhere = moved.find(number, path)
                     root, place = (roots[0], path) if elsewhere is None else (roots[-1], elsewhere)
-                    _copy(root, place, offset, length, digest, out)
+                    _copy(root, place, offset, length, emit)
                     number += 1
                 else:
                     raise Internal(f"the record {record} of a layer is damaged")
@@ -148,11 +152,13 @@ def write_tar(record: str, tree: str, displaced: str, out: BinaryIO) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _exact_number(frames: BinaryIO) -> int:
-    return int.from_bytes(_exactly(frames, 4), "little")
+class Frames(Protocol):
+    """The decompressed record."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
-def _exactly(frames: BinaryIO, size: int) -> bytes:
+def _exactly(frames: Frames, size: int) -> bytes:
     data = frames.read(size)
     while len(data) < size:
         more = frames.read(size - len(data))
@@ -162,7 +168,7 @@ def _exactly(frames: BinaryIO, size: int) -> bytes:
     return data
 
 
-def _copy(root: int, path: bytes, offset: int, length: int, digest: "hashlib._Hash", out: BinaryIO) -> None:
+def _copy(root: int, path: bytes, offset: int, length: int, out: Callable[[bytes], None]) -> None:
     source = open_below(
         root, os.fsdecode(path), os.O_RDONLY | os.O_NOFOLLOW, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
     )
@@ -171,8 +177,7 @@ def _copy(root: int, path: bytes, offset: int, length: int, digest: "hashlib._Ha
             data = os.pread(source, min(length, _CHUNK), offset)
             if not data:
                 raise EOFError(f"{os.fsdecode(path)} is shorter than it was")
-            digest.update(data)
-            out.write(data)
+            out(data)
             offset += len(data)
             length -= len(data)
     finally:

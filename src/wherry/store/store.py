@@ -11,7 +11,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import BinaryIO, Final
 
@@ -19,6 +19,7 @@ import msgspec
 
 from wherry import plugins
 from wherry.errors import Internal, InvalidParameter
+from wherry.linux.killpoint import killpoint
 from wherry.oci.digest import ChainID, DiffID, Digest, chain_ids, digest_of
 from wherry.oci.image import (
     OCI_MANIFEST,
@@ -33,7 +34,6 @@ from wherry.oci.reference import Reference
 from wherry.store.blobs import Blobs, Ingest
 from wherry.store.collect import Lease, Leases, drop_layers, unneeded_blobs, unneeded_layers
 from wherry.store.compression import decompressed
-from wherry.store.crash import point
 from wherry.store.database import Database
 from wherry.store.images import Image, ImageLayer, Images, Tag, delete_image, write_image, write_tag
 from wherry.store.locks import KeyedLocks
@@ -94,7 +94,9 @@ class Store:
         Raises InvalidParameter for an unknown driver, Unsupported where it cannot work on this host.
         """
         data_root = os.path.abspath(data_root)
-        driver: SnapshotDriver = plugins.load_driver(plugins.SNAPSHOTS, driver_name)(os.path.join(data_root, driver_name))
+        driver: SnapshotDriver = plugins.load_driver(plugins.SNAPSHOTS, driver_name)(
+            os.path.join(data_root, driver_name)
+        )
         blobs = Blobs(os.path.join(data_root, "content"))
         owned = database is None
         if database is None:
@@ -122,7 +124,7 @@ class Store:
         return Lease(self._leases)
 
     @asynccontextmanager
-    async def ingest(self, digest: Digest, size: int | None, lease: Lease) -> AsyncIterator[Ingest]:
+    async def ingest(self, digest: Digest, size: int | None, lease: Lease) -> AsyncGenerator[Ingest]:
         """The blob to write, held by `lease`; one writer at a time. `write` and `commit` block: in threads, please.
 
         Left uncommitted, the partial blob is kept and the next ingest goes on with it.
@@ -196,14 +198,16 @@ class Store:
         if manifest is not None:
             media_type = _check_manifest(manifest, media_type, image_id, len(sources))
         names = chain_ids(diff_ids)
-        await lease.hold(image_id, *names, *(source.blob.digest for source in sources if source.blob is not None))
+        await lease.hold(
+            image_id, *names, *(source.blob.digest for source in sources if source.blob is not None)
+        )
         parent: ChainID | None = None
         for diff_id, source in zip(diff_ids, sources, strict=True):
             parent = await self.commit_layer(diff_id, parent, source, lease, stop=stop)
         await self.put_blob(config, lease)
-        point("image: config stored")
+        killpoint("image:config-stored")
         manifest_digest = None if manifest is None else await self.put_blob(manifest, lease)
-        point("image: manifest stored")
+        killpoint("image:manifest-stored")
         sizes = await asyncio.to_thread(lambda: [self.driver.layer_size(name) for name in names])
         image = Image(
             id=image_id,
@@ -219,7 +223,7 @@ class Store:
             ),
         )
         await self.database.run(lambda connection: _record(connection, self.driver.name, image, sizes, tags))
-        point("image: recorded")
+        killpoint("image:recorded")
         await self._write_index()
         return await self.images.get_by_id(image_id)
 
@@ -250,8 +254,10 @@ class Store:
             names.append(image.manifest)
         tags = [tag for tag in await self.images.tags() if tag.image_id == image_id]
         names += [tag.digest for tag in tags if tag.digest is not None]
-        untagged = await self.database.run(lambda connection: delete_image(connection, self.driver.name, image_id))
-        point("removal: recorded")
+        untagged = await self.database.run(
+            lambda connection: delete_image(connection, self.driver.name, image_id)
+        )
+        killpoint("rmi:recorded")
         self._configs.pop(image_id, None)
         layers, _ = await self._collect(names)
         await self._write_index()
@@ -275,7 +281,11 @@ class Store:
             names += await asyncio.to_thread(self.driver.layers)
         layer_sizes = {name: self.driver.layer_size(ChainID(name)) for name in names if name not in sizes}
         layers, removed = await self._collect(names)
-        return freed + sum(layer_sizes[layer] for layer in layers) + sum(sizes.get(digest, 0) for digest in removed)
+        return (
+            freed
+            + sum(layer_sizes[layer] for layer in layers)
+            + sum(sizes.get(digest, 0) for digest in removed)
+        )
 
     async def _recover(self) -> None:
         """Delete the layers no row knows (a crash came between), forget rows of layers that are gone, and tidy."""
@@ -321,7 +331,7 @@ class Store:
             blobs = await unneeded_blobs(self.database, self.blobs, [Digest(name) for name in free])
             for digest in blobs:
                 await asyncio.to_thread(self.blobs.remove, digest)
-                point("removal: blob removed")
+                killpoint("rmi:blob-removed")
         return layers, blobs
 
     async def _write_index(self) -> None:
@@ -340,7 +350,9 @@ class Store:
         for image in images:
             if image.manifest is None or not self._is_whole(image):
                 continue
-            plain = Descriptor(image.media_type or OCI_MANIFEST, image.manifest, self.blobs.size(image.manifest))
+            plain = Descriptor(
+                image.media_type or OCI_MANIFEST, image.manifest, self.blobs.size(image.manifest)
+            )
             for reference in names.get(image.id, []):
                 annotations = {
                     "io.containerd.image.name": reference.canonical,
@@ -353,7 +365,11 @@ class Store:
 
     def _is_whole(self, image: Image) -> bool:
         """Whether all blobs of the image as it was pulled are stored."""
-        blobs = [image.id, image.manifest, *(None if layer.blob is None else layer.blob.digest for layer in image.layers)]
+        blobs = [
+            image.id,
+            image.manifest,
+            *(None if layer.blob is None else layer.blob.digest for layer in image.layers),
+        ]
         return all(digest is not None and self.blobs.has(digest) for digest in blobs)
 
 
@@ -396,5 +412,7 @@ def _check_manifest(manifest: bytes, media_type: str | None, image_id: Digest, l
     if isinstance(parsed, Index):
         raise InvalidParameter(f"image {image_id}: expected a manifest, got an index")
     if parsed.config.digest != image_id or len(parsed.layers) != layers:
-        raise InvalidParameter(f"image {image_id} does not fit its manifest, which names {parsed.config.digest}")
+        raise InvalidParameter(
+            f"image {image_id} does not fit its manifest, which names {parsed.config.digest}"
+        )
     return parsed.media_type

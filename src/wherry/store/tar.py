@@ -39,7 +39,20 @@ _XATTR: Final = b"SCHILY.xattr."
 class Entry:
     """One member. Names are bytes as they were, without trailing slashes stripped or anything resolved."""
 
-    __slots__ = ("gid", "link", "major", "minor", "mode", "mtime_ns", "name", "pieces", "size", "type", "uid", "xattrs")
+    __slots__ = (
+        "gid",
+        "link",
+        "major",
+        "minor",
+        "mode",
+        "mtime_ns",
+        "name",
+        "pieces",
+        "size",
+        "type",
+        "uid",
+        "xattrs",
+    )
 
     name: bytes
     type: bytes
@@ -249,7 +262,9 @@ class TarReader:
             for at in range(0, len(runs), 24):
                 if runs[at] == 0:
                     break
-                pieces.append((_number(runs[at : at + 12], "offset"), _number(runs[at + 12 : at + 24], "length")))
+                pieces.append(
+                    (_number(runs[at : at + 12], "offset"), _number(runs[at + 12 : at + 24], "length"))
+                )
             if not more:
                 break
             if len(pieces) > MAX_SPARSE_PIECES:
@@ -399,7 +414,9 @@ def _apply_pax(entry: Entry, extended: dict[bytes, bytes], size: int) -> int:
 
 def _check(entry: Entry, size: int) -> None:
     if len(entry.name) > MAX_NAME_BYTES or len(entry.link) > MAX_NAME_BYTES:
-        raise InvalidParameter(f"tar: name {_show(entry.name)} or its link is longer than {MAX_NAME_BYTES} bytes")
+        raise InvalidParameter(
+            f"tar: name {_show(entry.name)} or its link is longer than {MAX_NAME_BYTES} bytes"
+        )
     if b"\0" in entry.name or b"\0" in entry.link:
         raise InvalidParameter(f"tar: name {_show(entry.name)} or its link holds a NUL")
     if not 0 <= size <= MAX_FILE_BYTES:

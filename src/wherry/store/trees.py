@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -50,7 +50,11 @@ class LayerStack:
             name = os.path.basename(path)
             for directory in directories:
                 try:
-                    found = os.stat(name, dir_fd=directory, follow_symlinks=False) if name else os.fstat(directory)
+                    found = (
+                        os.stat(name, dir_fd=directory, follow_symlinks=False)
+                        if name
+                        else os.fstat(directory)
+                    )
                 except FileNotFoundError:
                     continue
                 return None if is_whiteout(found) else found
@@ -70,7 +74,7 @@ class LayerStack:
         return names
 
     @contextmanager
-    def _open(self, path: bytes) -> Iterator[list[int]]:
+    def _open(self, path: bytes) -> Generator[list[int]]:
         """Descriptors of the directories that make up the directory `path`, topmost first; none: no directory."""
         current: list[int] = []
         try:

@@ -1,8 +1,8 @@
 """What drivers that keep directories have in common: names, temporary names, the small file beside a layer's tree.
 
-    ROOT/layers/HEX/{fs/, record.zst, layer.json, displaced/}     a layer, by the hex digits of its chainID
-    ROOT/containers/KEY/…                                         a writable layer
-    ROOT/{layers,containers}/tmp-*                                being made, or being deleted
+ROOT/layers/HEX/{fs/, record.zst, layer.json, displaced/}     a layer, by the hex digits of its chainID
+ROOT/containers/KEY/…                                         a writable layer
+ROOT/{layers,containers}/tmp-*                                being made, or being deleted
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import msgspec
 
 from wherry.errors import Internal, InvalidParameter, NotFound
 from wherry.linux.disk import sync_filesystem
+from wherry.linux.killpoint import killpoint
 from wherry.oci.digest import ChainID, DiffID
-from wherry.store.crash import point
 from wherry.store.record import write_tar
 from wherry.store.trees import remove_tree
 
@@ -83,19 +83,19 @@ class LayerDirectories:
         # A name of its own: a thread that was given up may still be at work on the same layer.
         temporary = os.path.join(self.layers, f"{_TEMPORARY}{os.urandom(8).hex()}")
         os.mkdir(temporary, 0o710)
-        point("layer: temporary directory made")
+        killpoint("layer:directory-made")
         try:
             made = fill(temporary)
-            point("layer: tree unpacked")
+            killpoint("layer:unpacked")
             with open(os.path.join(temporary, "layer.json"), "xb") as file:
                 file.write(msgspec.json.encode(made))
-            point("layer: description written")
+            killpoint("layer:described")
             directory = os.open(self.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 sync_filesystem(directory)
-                point("layer: synced")
+                killpoint("layer:synced")
                 _rename_unless_there(temporary, self.layer_path(chain_id))
-                point("layer: renamed")
+                killpoint("layer:renamed")
                 os.fsync(directory)
             finally:
                 os.close(directory)
@@ -128,12 +128,12 @@ class LayerDirectories:
         temporary = os.path.join(self.containers, _TEMPORARY + key)
         remove_tree(temporary)
         os.mkdir(temporary, 0o710)
-        point("container: temporary directory made")
+        killpoint("snapshot:directory-made")
         try:
             fill(temporary)
-            point("container: filled")
+            killpoint("snapshot:filled")
             os.rename(temporary, path)
-            point("container: renamed")
+            killpoint("snapshot:renamed")
         except BaseException:
             remove_tree(temporary)
             raise
@@ -151,7 +151,7 @@ class LayerDirectories:
                 raise
             remove_tree(temporary)  # a removal that failed half-way
             os.rename(path, temporary)
-        point("remove: renamed")
+        killpoint("remove-tree:renamed")
         remove_tree(temporary)
 
 

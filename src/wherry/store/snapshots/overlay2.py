@@ -68,12 +68,17 @@ class Overlay2:
                 raise Unsupported(
                     f"overlay2: the filesystem of {self._root} does not support d_type (xfs: format it with ftype=1)"
                 )
-            os.close(new_filesystem("overlay", [
-                ("lowerdir", f"{trial}/lower"),
-                ("upperdir", f"{trial}/upper"),
-                ("workdir", f"{trial}/work"),
-                *((key, value) for key, _, value in (option.partition("=") for option in _OPTIONS)),
-            ]))
+            os.close(
+                new_filesystem(
+                    "overlay",
+                    [
+                        ("lowerdir", f"{trial}/lower"),
+                        ("upperdir", f"{trial}/upper"),
+                        ("workdir", f"{trial}/work"),
+                        *((key, value) for key, _, value in (option.partition("=") for option in _OPTIONS)),
+                    ],
+                )
+            )
         except OSError as exc:
             raise Unsupported(f'overlay2: cannot mount an overlay in {self._root}: {exc}: use "vfs"') from exc
         finally:
@@ -98,7 +103,13 @@ class Overlay2:
         return self._directories.layer_file(chain_id).size
 
     def commit_layer(
-        self, chain_id: ChainID, parent: ChainID | None, diff_id: DiffID, tar: BinaryIO, *, stop: Stop | None = None
+        self,
+        chain_id: ChainID,
+        parent: ChainID | None,
+        diff_id: DiffID,
+        tar: BinaryIO,
+        *,
+        stop: Stop | None = None,
     ) -> int:
         if self.has_layer(chain_id):
             return self.layer_size(chain_id)
@@ -161,7 +172,9 @@ class Overlay2:
         path = self._directories.container_path(key)
         return {
             "LowerDir": ":".join(rootfs["lower"]),
-            "MergedDir": os.path.join(path, "merged"),  # as Docker names it; nothing is ever mounted on the host
+            "MergedDir": os.path.join(
+                path, "merged"
+            ),  # as Docker names it; nothing is ever mounted on the host
             "UpperDir": rootfs["upper"],
             "WorkDir": rootfs["work"],
         }

@@ -41,7 +41,13 @@ class Vfs:
         return self._directories.layer_file(chain_id).size
 
     def commit_layer(
-        self, chain_id: ChainID, parent: ChainID | None, diff_id: DiffID, tar: BinaryIO, *, stop: Stop | None = None
+        self,
+        chain_id: ChainID,
+        parent: ChainID | None,
+        diff_id: DiffID,
+        tar: BinaryIO,
+        *,
+        stop: Stop | None = None,
     ) -> int:
         if self.has_layer(chain_id):
             return self.layer_size(chain_id)
