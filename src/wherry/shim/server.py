@@ -387,6 +387,11 @@ class Shim:
         self._status = RUNNING
         return {}, []
 
+    def _update(self, request: Message, fds: list[int]) -> Reply:
+        self._require(CREATED, RUNNING, PAUSED)
+        self._get_container().cgroup.update(request["resources"])
+        return {}, []
+
     def _pids(self, request: Message, fds: list[int]) -> Reply:
         self._require(CREATED, RUNNING, PAUSED)
         return {"pids": self._get_container().pids()}, []
@@ -610,6 +615,7 @@ _OPERATIONS: dict[str, Callable[[Shim, Message, list[int]], Reply]] = {
         "kill",
         "pause",
         "resume",
+        "update",
         "pids",
         "state",
         "fds",
