@@ -129,7 +129,9 @@ class Bundle:
     def shown(self) -> dict[str, Any]:
         return json.loads(self.call("state", self.id).stdout)
 
-    def exec(self, *words: str, code: int | None = 0, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def exec(
+        self, *words: str, code: int | None = 0, options: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         return self.call("exec", *options, self.id, *words, code=code)
 
     def end(self, pid: int) -> int:
