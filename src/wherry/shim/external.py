@@ -69,7 +69,7 @@ class ExternalContainer:
         ]
         self._execs = 0
         self.cgroup = cgroup_for(cgroup)
-        self.netns = self.rootfs = -1
+        self.netns = self.rootfs = self.oom_events = -1
         os.makedirs(f"{self._place}/rootfs", mode=0o700)
         bundle = _rewritten(spec, root=f"{self._place}/rootfs", cgroup=cgroup, netns=netns)
         _write_json(f"{self._place}/config.json", bundle)
@@ -77,6 +77,7 @@ class ExternalContainer:
             self.rootfs = assemble(rootfs, spec, directory)
             self.init = self._launch(["create", "--bundle", self._place], [], stdio=stdio, root=self.rootfs)
             self.netns = os.open(f"/proc/{self.init.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self.oom_events = self.cgroup.open_oom_events()
         except BaseException as exc:
             self._clear()
             if isinstance(exc, OSError):
@@ -123,6 +124,9 @@ class ExternalContainer:
 
     def resume(self) -> None:
         self._run(["resume", self._id])
+
+    def oom_kill_count(self) -> int:
+        return self.cgroup.oom_kill_count()
 
     def destroy(self) -> None:
         """Have the command forget the container, and make sure of what it should have done."""

@@ -9,12 +9,15 @@ import sys
 
 from wherry.runtime.errors import StartFailed
 from wherry.shim.external import ExternalContainer
+from wherry.shim.maker import make
 from wherry.shim.protocol import INVALID, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
+
+    from wherry.shim.maker import Made
 else:
     Protocol = object
 
@@ -27,19 +30,15 @@ class Process(Protocol):
     console: int
 
 
-class Cgroup(Protocol):
-    def update(self, resources: dict[str, Any]) -> None: ...
-    def open_oom_events(self) -> int: ...
-    def oom_kill_count(self) -> int: ...
-
-
 class Container(Protocol):
-    """See wherry.runtime.lifecycle.Container."""
+    """See wherry.runtime.lifecycle.Container. `oom_events`: readable when memory ran out, or -1; the shim's to
+    close.
+    """
 
     @property
     def init(self) -> Process: ...
     @property
-    def cgroup(self) -> Cgroup: ...
+    def oom_events(self) -> int: ...
     @property
     def netns(self) -> int: ...
     @property
@@ -50,6 +49,7 @@ class Container(Protocol):
     def pids(self) -> list[int]: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def oom_kill_count(self) -> int: ...
     def destroy(self) -> None: ...
 
 
@@ -58,7 +58,7 @@ class Runtimes:
 
     failures: tuple[type[StartFailed]] = (StartFailed,)
 
-    def __init__(self, create: Callable[..., Container], log_drivers: dict[str, Any]) -> None:
+    def __init__(self, create: Callable[..., Made], log_drivers: dict[str, Any]) -> None:
         self._create = create
         self._log_drivers = log_drivers
 
@@ -75,6 +75,7 @@ class Runtimes:
         netns: int | None,
         seccomp: bytes | None,
         cgroup: str,
+        in_child: Callable[[], None],
     ) -> Container:
         """Make the container up to OCI's "created", by `runtime` (an argv) or, where that is None, by ours."""
         if runtime:
@@ -88,16 +89,20 @@ class Runtimes:
                 netns=netns,
                 cgroup=cgroup,
             )
-        return self._create(
-            spec,
-            container_id=container_id,
-            rootfs=rootfs,
-            stdio=stdio,
-            netns=netns,
-            seccomp=seccomp,
-            cgroup=cgroup,
-            bundle=bundle,
-        )
+
+        def create() -> Made:
+            return self._create(
+                spec,
+                container_id=container_id,
+                rootfs=rootfs,
+                stdio=stdio,
+                netns=netns,
+                seccomp=seccomp,
+                cgroup=cgroup,
+                bundle=bundle,
+            )
+
+        return make(create, container_id=container_id, cgroup=cgroup, in_child=in_child)
 
     def log_driver(self, name: str) -> Any:
         """The class that `module:attribute` names, which the launcher has loaded."""

@@ -125,6 +125,13 @@ class Shim:
     def run(self) -> None:
         self._loop.run()
 
+    def _let_go(self) -> None:
+        """In a child: a copy of a connection would keep it open."""
+        self._loop.abandon()
+        self._listener.close()
+        for channel in self._channels:
+            channel.close()
+
     # Connections
 
     def _on_connection(self, _: int) -> None:
@@ -242,6 +249,7 @@ class Shim:
                 netns=fds.pop(0) if request.get("netns") else None,
                 seccomp=seccomp,
                 cgroup=request["cgroup"],
+                in_child=self._let_go,
             )
         except BaseException:
             if pipes:
@@ -506,10 +514,7 @@ class Shim:
         self._tell("exec_exit", **ended)
 
     def _watch_oom(self) -> None:
-        try:
-            self._oom_fd = self._get_container().cgroup.open_oom_events()
-        except OSError as exc:
-            report(f"{self._id}: no word of memory shortage: {exc}")
+        self._oom_fd = self._get_container().oom_events
         if self._oom_fd >= 0:
             self._loop.watch(self._oom_fd, READ, self._on_oom)
 
@@ -525,7 +530,7 @@ class Shim:
     def _count_oom_kills(self) -> None:
         """Tell of kills for want of memory that were not told of yet."""
         try:
-            count = self._container.cgroup.oom_kill_count() if self._container else 0
+            count = self._container.oom_kill_count() if self._container else 0
         except OSError:
             return  # the cgroup is gone
         if count > self._oom_kills:
