@@ -205,9 +205,7 @@ def open_target(root: int, mount: Mount) -> int:
     """
     if mount.kind in ("proc", "sysfs"):
         try:
-            os.close(
-                files.open_below(root, mount.destination, os.O_PATH | os.O_NOFOLLOW, resolve=_NO_SYMLINKS)
-            )
+            os.close(files.open_below(root, mount.destination, os.O_PATH, resolve=_NO_SYMLINKS))
         except FileNotFoundError:
             pass
         except OSError as exc:
