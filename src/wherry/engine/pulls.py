@@ -227,7 +227,6 @@ class Pulls:
         """Download one blob into the store; what an earlier attempt left is gone on with."""
         for is_retry in (False, True):
             ingest = await _begin_ingest(self._store, layer)
-            is_complete = False
             try:
                 if not ingest.is_done:
                     await repository.blob(layer.digest, layer.size, IngestSink(ingest), report)
@@ -240,11 +239,9 @@ class Pulls:
                         raise InvalidParameter(
                             f"filesystem layer verification failed for digest {layer.digest}"
                         ) from exc
-                is_complete = True
                 return
             finally:
-                if not is_complete:
-                    ingest.abort(keep=True)
+                ingest.abort(keep=True)  # harmless once committed; gives the turn back where nothing was owed
 
     async def _unpack(
         self,
