@@ -16,7 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fakes.registry import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, config_of, digest_of, tar_of
+from tests.fakes.registry import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+    config_of,
+    digest_of,
+    tar_of,
+)
 from tests.unit.engine.image_fixtures import Bench, archive_of, chunks_of, docker_archive, image_id_of
 from wherry.engine.archives import Archive, normalised
 from wherry.engine.spool import Spool
