@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 from typing import Any
@@ -60,11 +61,24 @@ def streams(draw: Any) -> list[bytes]:
     return [bytes(data[a:b]) for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-async def converse(pieces: list[bytes]) -> list[dict[str, Any]]:
-    """Send the pieces, close our side, read to the end. Returns what the event loop complained about."""
+class Errors(logging.Handler):
+    """Collects what the API logs as its own mistake."""
+
+    def __init__(self, found: list[object]) -> None:
+        super().__init__(logging.ERROR)
+        self._found = found
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._found.append(self.format(record))
+
+
+async def converse(pieces: list[bytes]) -> list[object]:
+    """Send the pieces, close our side, read to the end. Returns what the event loop and the API complained about."""
     loop = asyncio.get_running_loop()
-    complaints: list[dict[str, Any]] = []
+    complaints: list[object] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
+    errors = Errors(complaints)
+    logging.getLogger("wherry.api").addHandler(errors)
     engine = FakeEngine()
     engine.containers.add("run-cat")
     app = build_app(engine, ApiSettings(engine_version="1"))
@@ -84,6 +98,7 @@ async def converse(pieces: list[bytes]) -> list[dict[str, Any]]:
     ours.close()
     await app.shutdown(1)
     engine.close()
+    logging.getLogger("wherry.api").removeHandler(errors)
     return complaints
 
 
