@@ -216,7 +216,7 @@ class Lifecycle:
         except (ShimError, ShimGone):
             pass  # it ended just now: its socket is closed, and that is what the client sees
 
-    async def _hand(self, shim: Shim, container: Container, client: EarlyClient) -> None:
+    def _hand(self, shim: Shim, container: Container, client: EarlyClient) -> asyncio.Future[Any]:
         options, config = client.options, container.record.config
         answer = shim.attach(
             client.sock,
@@ -227,10 +227,8 @@ class Lifecycle:
             detach_keys=(options.detach_keys or DETACH_KEYS) if config.tty else "",
             pending=client.pending,
         )
-        try:
-            await answer
-        finally:
-            client.sock.close()
+        answer.add_done_callback(lambda _: client.sock.close())
+        return answer
 
     # Events of a shim
 
