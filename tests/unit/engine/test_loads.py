@@ -16,7 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fakes.registry import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, config_of, digest_of, tar_of
+from tests.fakes.registry import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+    config_of,
+    digest_of,
+    tar_of,
+)
 from tests.unit.engine.image_fixtures import Bench, archive_of, chunks_of, docker_archive, image_id_of
 from wherry.engine.archives import Archive, normalised
 from wherry.engine.spool import Spool
@@ -170,7 +178,12 @@ HOSTILE = {
     "legacy id above": archive_of({"repositories": b'{"x":{"1":"../../../etc"}}'}),
     "oci: wrong digest": oci_archive([LAYER]).replace(b'"amd64"', b'"arm64"'),
     "oci: index is a manifest": archive_of({"index.json": b'{"schemaVersion":2,"config":{},"layers":[]}'}),
-    "oci: self": archive_of({"index.json": b'{"schemaVersion":2,"manifests":[{"mediaType":"%s","digest":"sha256:%s","size":1}]}' % (OCI_INDEX.encode(), b"0" * 64)}),
+    "oci: self": archive_of(
+        {
+            "index.json": b'{"schemaVersion":2,"manifests":[{"mediaType":"%s","digest":"sha256:%s","size":1}]}'
+            % (OCI_INDEX.encode(), b"0" * 64)
+        }
+    ),
 }
 
 

@@ -122,9 +122,7 @@ REFUSED: list[tuple[str, list[int]]] = [
 
 def test_dangerous_calls_are_refused(tmp_path: Path) -> None:
     answers, _ = try_calls(tmp_path, REFUSED, DEFAULTS)
-    wrong = [
-        (call, answer) for call, answer in zip(REFUSED, answers, strict=True) if answer != FROM_FILTER
-    ]
+    wrong = [(call, answer) for call, answer in zip(REFUSED, answers, strict=True) if answer != FROM_FILTER]
     assert wrong == []
 
 

@@ -62,7 +62,17 @@ def test_a_pool_that_overlaps_a_route_is_passed_over() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "10.0.0.1", "10.0.0.1/33", "10.0.0.1/31", "10.0.0.0/24", "10.0.0.255/24", "::1/64", "10.0.0.1/24 "],
+    [
+        "",
+        "x",
+        "10.0.0.1",
+        "10.0.0.1/33",
+        "10.0.0.1/31",
+        "10.0.0.0/24",
+        "10.0.0.255/24",
+        "::1/64",
+        "10.0.0.1/24 ",
+    ],
 )
 def test_a_bad_bridge_address_names_itself(text: str) -> None:
     with pytest.raises(InvalidParameter) as caught:

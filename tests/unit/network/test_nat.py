@@ -89,7 +89,9 @@ async def machine(maker: Maker) -> AsyncIterator[Machine]:
     await made.close()
 
 
-async def test_a_container_reaches_other_hosts_under_the_hosts_address(machine: Machine, outside: Outside) -> None:
+async def test_a_container_reaches_other_hosts_under_the_hosts_address(
+    machine: Machine, outside: Outside
+) -> None:
     inner = await machine.container(network(1), 2)
     server = listen_in(outside.netns, "198.51.100.2")
     server.settimeout(5)
@@ -116,7 +118,9 @@ async def test_the_host_and_containers_of_one_network_reach_each_other(machine: 
         assert reaches(None, "172.30.1.2") == "172.30.1.1"
 
 
-async def test_another_machine_does_not_reach_a_containers_address(machine: Machine, outside: Outside) -> None:
+async def test_another_machine_does_not_reach_a_containers_address(
+    machine: Machine, outside: Outside
+) -> None:
     """It routes to it through this host: 20.10 lets it (CVE-like, moby 28 closed it)."""
     inner = await machine.container(network(1), 2)
     outside.route_to_containers()
@@ -166,7 +170,9 @@ async def test_what_somebody_changed_in_our_table_is_put_right(machine: Machine)
     assert ruleset() == before
 
 
-async def test_untouched_rules_are_not_applied_again(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+async def test_untouched_rules_are_not_applied_again(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
     await machine.driver.create(network(1))
     await machine.firewall.restore()
     assert caplog.records == []
@@ -185,7 +191,9 @@ async def test_other_tables_and_other_daemons_are_left_alone(machine: Machine) -
     assert ruleset() == before
 
 
-async def test_a_foreign_drop_is_reported_with_the_rule_that_helps(machine: Machine, outside: Outside) -> None:
+async def test_a_foreign_drop_is_reported_with_the_rule_that_helps(
+    machine: Machine, outside: Outside
+) -> None:
     inner = await machine.container(network(1), 2)
     assert machine.firewall.warnings() == []
     run("iptables", "-P", "FORWARD", "DROP")
@@ -237,7 +245,9 @@ async def test_what_does_not_hurt_is_not_reported(machine: Machine, rules: str) 
     assert machine.firewall.warnings() == []
 
 
-async def test_firewall_accept_adds_marked_rules_once_and_takes_them_away(maker: Maker, outside: Outside) -> None:
+async def test_firewall_accept_adds_marked_rules_once_and_takes_them_away(
+    maker: Maker, outside: Outside
+) -> None:
     nat.enable_forwarding()
     run("iptables", "-P", "FORWARD", "DROP")
     run("iptables", "-A", "FORWARD", "-i", "lo", "-j", "ACCEPT")

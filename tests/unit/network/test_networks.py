@@ -96,7 +96,10 @@ async def test_host_and_none_have_no_address(networks: Networks) -> None:
     assert host.sandbox is None
     assert (host.endpoint.address, none.endpoint.address) == ("", "")
     assert none.sandbox is not None
-    assert inside(none.sandbox, lambda: sorted(os.listdir("/proc/thread-self/net/dev_snmp6") or [])) in ([], ["lo"])
+    assert inside(none.sandbox, lambda: sorted(os.listdir("/proc/thread-self/net/dev_snmp6") or [])) in (
+        [],
+        ["lo"],
+    )
 
 
 async def test_a_released_address_is_free_and_its_port_off_the_bridge(
@@ -137,7 +140,9 @@ async def test_a_network_is_found_by_name_id_and_prefix(networks: Networks) -> N
     assert networks.inspect(bridge.id[:12]) is bridge
 
 
-async def test_a_burst_gets_distinct_addresses_and_nothing_is_left(networks: Networks, database: Database) -> None:
+async def test_a_burst_gets_distinct_addresses_and_nothing_is_left(
+    networks: Networks, database: Database
+) -> None:
     before = len(os.listdir("/proc/self/fd"))
     taken = await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(30)))
     assert sorted(a.endpoint.address for a in taken) == sorted(f"172.30.9.{n}" for n in range(2, 32))
@@ -193,7 +198,9 @@ async def test_a_bridge_that_somebody_deleted_is_made_again(networks: Networks, 
     await asyncio.sleep(pause_s)
     subprocess.run(["ip", "link", "delete", "wht0"], check=True)
     await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(2, 9)))
-    assert sorted(connected().values()) == [f"container{n}" for n in range(1, 9)]  # the first is back on it too
+    assert sorted(connected().values()) == [
+        f"container{n}" for n in range(1, 9)
+    ]  # the first is back on it too
 
 
 async def test_ready_interfaces_that_somebody_deleted_are_made_again(networks: Networks) -> None:
@@ -228,7 +235,9 @@ async def test_a_restart_leaves_running_containers_alone_and_frees_the_dead(
 async def test_reconcile_removes_only_interfaces_of_this_bridge_that_are_ours(
     networks: Networks, database: Database
 ) -> None:
-    subprocess.run(["ip", "link", "add", "theirs", "master", "wht0", "type", "veth", "peer", "theirs2"], check=True)
+    subprocess.run(
+        ["ip", "link", "add", "theirs", "master", "wht0", "type", "veth", "peer", "theirs2"], check=True
+    )
     subprocess.run(["ip", "link", "add", "vethabcdef0", "type", "veth", "peer", "p0"], check=True)
     subprocess.run(["ip", "link", "set", "vethabcdef0", "alias", "wherry port wht00 c"], check=True)
     subprocess.run(["ip", "link", "add", "vethabcdef1", "type", "veth", "peer", "p1"], check=True)
@@ -368,7 +377,9 @@ async def test_the_first_free_pool_is_chosen_and_kept(host: None, database: Data
     await again.close()
 
 
-async def test_another_address_is_taken_on_when_nobody_is_connected(networks: Networks, database: Database) -> None:
+async def test_another_address_is_taken_on_when_nobody_is_connected(
+    networks: Networks, database: Database
+) -> None:
     await networks.acquire("bridge", "container1")
     await networks.close()
     moved = msgspec.structs.replace(SETTINGS, bip="172.30.10.1/24")

@@ -30,7 +30,9 @@ async def test_a_sandbox_is_a_namespace_with_only_lo_and_no_ipv6(maker: Maker) -
         with open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6") as file:
             return file.read().strip()
 
-    assert [inside(sandbox.netns, lambda name=name: read(name)) for name in ("all", "default", "lo")] == ["1"] * 3
+    assert [inside(sandbox.netns, lambda name=name: read(name)) for name in ("all", "default", "lo")] == [
+        "1"
+    ] * 3
     sandbox.close()
 
 
