@@ -94,7 +94,8 @@ def test_bad_flags_are_refused(tmp_path: object, argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--storage-driver", "devicemapper"], ["--log-driver", "nosuch"], ["--default-runtime", "nosuch"]]
+    "flags",
+    [["--storage-driver", "devicemapper"], ["--log-driver", "nosuch"], ["--default-runtime", "nosuch"]],
 )
 def test_a_driver_that_is_not_there_ends_the_start(other: Other, flags: list[str]) -> None:
     daemon = other(*flags, start=False)
