@@ -319,10 +319,15 @@ class Connection(RequestHandler):
             self.transport.close()
 
     async def detach(self, head: bytes, *, settle: bool) -> tuple[socket.socket, bytes]:
-        """Write `head`, then leave the connection to the caller: see `hijack`."""
+        """Write `head`, then leave the connection to the caller: see `hijack`.
+
+        From the head to the return nothing is waited for (unless the client does not read, or `settle`): a client
+        that has seen the head of its attach starts the container, and must not lose its first output.
+        """
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("client went away")
+        relay = await _open_relay(transport) if self.is_tls else None
         # With a limit of zero, writing is paused whenever anything is unsent.
         transport.set_write_buffer_limits(high=0)
         transport.write(head)
@@ -330,35 +335,39 @@ class Connection(RequestHandler):
         plain = transport.get_extra_info("socket")
         if settle and plain.family == socket.AF_UNIX:
             await _until_read(plain.fileno())
-            if self.transport is None:
-                raise ConnectionResetError("client went away")
+        if self.transport is None:
+            if relay is not None:
+                relay[1].close()
+            raise ConnectionResetError("client went away")
         early = bytes(self._held)
         self._held.clear()
         self._state = _State.CLOSING
         self.transport = None
-        if transport.get_extra_info("sslcontext") is not None:
-            return await self._relay_tls(transport), early
+        if relay is not None:
+            outer, ours = relay
+            transport.set_protocol(outer)
+            if self.is_gone:
+                outer.eof_received()  # the client's end of input came before us, and comes only once
+            transport.resume_reading()
+            self.connection_lost(None)
+            return ours, early
         ours = socket.socket(fileno=os.dup(plain.fileno()))
         ours.setblocking(False)
         # abort() only takes the descriptor out of the loop and closes it: the connection lives on in the duplicate.
         transport.abort()
         return ours, early
 
-    async def _relay_tls(self, transport: asyncio.Transport) -> socket.socket:
-        """TLS stays here: the caller gets one end of a socket pair, and the daemon copies in between."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        outer = Relay(is_engine=False)
-        transport.pause_reading()
-        transport.set_protocol(outer)
-        outer.connection_made(transport)
-        _, inner = await self._loop.create_connection(lambda: Relay(is_engine=True), sock=theirs)
-        outer.join(inner)
-        if self.is_gone:
-            outer.eof_received()  # the client's end of input came before us, and comes only once
-        transport.resume_reading()
-        self.connection_lost(None)
-        return ours
+
+async def _open_relay(transport: asyncio.Transport) -> tuple[Relay, socket.socket]:
+    """TLS stays here: the caller gets one end of a socket pair, and the daemon copies in between."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    outer = Relay(is_engine=False)
+    outer.connection_made(transport)
+    loop = asyncio.get_running_loop()
+    _, inner = await loop.create_connection(lambda: Relay(is_engine=True), sock=theirs)
+    outer.join(inner)
+    return outer, ours
 
 
 class Detached(web.StreamResponse):

@@ -6,8 +6,6 @@ Nothing is imported from here until a command is chosen: `load` brings in one mo
 
 from __future__ import annotations
 
-from importlib import import_module
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wherry.cli.flags import Command
@@ -127,7 +125,9 @@ HIDDEN = ("__complete", "dial-stdio", "list", "remove")
 
 def load(leaf: str) -> Command:
     """Import a command's module and give the command."""
-    commands: dict[str, Command] = import_module(f"wherry.cli.{LEAVES[leaf][0]}").COMMANDS
+    # not importlib: it would bring in warnings for nothing
+    module = __import__(f"wherry.cli.{LEAVES[leaf][0]}", fromlist=("COMMANDS",))
+    commands: dict[str, Command] = module.COMMANDS
     return commands[leaf]
 
 

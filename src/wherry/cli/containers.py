@@ -5,25 +5,41 @@ from __future__ import annotations
 from wherry.cli.flags import BOOL, INT, LIST, STRING, Command, Options
 from wherry.cli.session import Exit, Session
 from wherry.client.answers import items, mapping
-from wherry.client.api import segment
+from wherry.client.api import decode, segment
 from wherry.errors import WherryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from wherry.client.http import Response
 
 
-def _each(session: Session, names: list[str], act: Callable[[str], None]) -> int:
-    """Do it to every one, naming those that worked; one failure spoils the exit code, not the rest."""
+def _each(
+    session: Session, names: list[str], method: str, suffix: str, query: Sequence[tuple[str, str]]
+) -> int:
+    """Ask the same of every one, all at once, naming those that worked; a failure spoils only the exit code."""
     code = 0
-    for name in names:
-        try:
-            act(name)
-        except WherryError as exc:
-            code = session.fail(exc)
+    paths = [f"/containers/{segment(name)}{suffix}" for name in names]
+    if len(paths) == 1:
+        answers = iter([_call_one(session, method, paths[0], query)])
+    else:
+        answers = session.client.call_each(method, paths, query)
+    for name, answer in zip(names, answers, strict=True):
+        if isinstance(answer, WherryError):
+            code = session.fail(answer)
         else:
             session.out(f"{name}\n")
     return code
+
+
+def _call_one(
+    session: Session, method: str, path: str, query: Sequence[tuple[str, str]]
+) -> Response | WherryError:
+    try:
+        return session.client.call(method, path, query)
+    except WherryError as exc:
+        return exc
 
 
 def _act(verb: str) -> Callable[[Session, Options, list[str]], int]:
@@ -33,11 +49,7 @@ def _act(verb: str) -> Callable[[Session, Options, list[str]], int]:
             query.append(("signal", options.text("signal")))
         if options.has("timeout") and options.changed("timeout"):
             query.append(("t", options.text("timeout")))
-
-        def act(name: str) -> None:
-            session.client.post(f"/containers/{segment(name)}/{verb}", query)
-
-        return _each(session, arguments, act)
+        return _each(session, arguments, "POST", f"/{verb}", query)
 
     return run
 
@@ -48,14 +60,10 @@ def _rm(session: Session, options: Options, arguments: list[str]) -> int:
         for flag, key in (("force", "force"), ("link", "link"), ("volumes", "v"))
         if options.on(flag)
     ]
-
-    def act(name: str) -> None:
-        name = name.strip("/")
-        if not name:
-            raise WherryError("container name cannot be empty")
-        session.client.delete(f"/containers/{segment(name)}", query)
-
-    return _each(session, arguments, act)
+    names = [name.strip("/") for name in arguments]
+    if not all(names):
+        raise Exit(1, "container name cannot be empty")
+    return _each(session, names, "DELETE", "", query)
 
 
 def _rename(session: Session, options: Options, arguments: list[str]) -> int:
@@ -72,13 +80,12 @@ def _rename(session: Session, options: Options, arguments: list[str]) -> int:
 
 def _wait(session: Session, options: Options, arguments: list[str]) -> int:
     code = 0
-    for name in arguments:
-        try:
-            answer = session.client.post(f"/containers/{segment(name)}/wait")
-        except WherryError as exc:
-            code = session.fail(exc)
+    paths = [f"/containers/{segment(name)}/wait" for name in arguments]
+    for answer in session.client.call_each("POST", paths):
+        if isinstance(answer, WherryError):
+            code = session.fail(answer)
         else:
-            session.out(f"{answer['StatusCode']}\n")
+            session.out(f"{decode(answer.read())['StatusCode']}\n")
     return code
 
 
@@ -212,6 +219,7 @@ wherry top web -o pid,rss,args    with any options of ps
             ("message", "m", STRING, "Commit message"),
             ("pause", "p", BOOL, "Pause container during commit", True),
         ),
+        interspersed=False,
         examples='wherry commit -c \'CMD ["httpd", "-f"]\' web web:configured',
     ),
 }

@@ -207,12 +207,18 @@ def _host_config(options: Options) -> dict[str, Any]:
         "MemorySwap": options.number("memory-swap"),
         "OomKillDisable": options.on("oom-kill-disable"),
         "PidsLimit": options.number("pids-limit"),
-        "Ulimits": options.many("ulimit"),
+        "Ulimits": _by_name(options.many("ulimit")),
         "Mounts": options.many("mount"),
     }
     if swappiness > 0:  # docker sends -1 for "not said", and cannot say 0 apart from it here
         host["MemorySwappiness"] = swappiness
     return host
+
+
+def _by_name(limits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One of each name, the last one given, in alphabetical order."""
+    table = {limit["Name"]: limit for limit in limits}
+    return [table[name] for name in sorted(table)]
 
 
 def _check_mode(flag: str, kind: str, value: str) -> None:

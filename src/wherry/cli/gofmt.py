@@ -57,7 +57,8 @@ def display(value: Any) -> str:
     if isinstance(value, Record):
         return "{" + " ".join(display(item) for item in value.plain().values()) + "}"
     if isinstance(value, Struct):
-        return "{" + " ".join(display(nil_of(k) if v is None else v) for k, v in value.items()) + "}"
+        fields = {**value, **{name: item for name, item in value.absent.items() if name not in value}}
+        return "{" + " ".join(display(nil_of(k) if v is None else v) for k, v in fields.items()) + "}"
     if isinstance(value, dict):
         items: Any = sorted(value.items(), key=lambda item: sort_key(item[0]))  # pyright: ignore
         return "map[" + " ".join(f"{display(key)}:{display(item)}" for key, item in items) + "]"
@@ -290,6 +291,8 @@ def _int_verb(verb: str, value: int, flags: str) -> str:
     if verb in "xXob":
         prefix = {"x": "0x", "X": "0X", "o": "0", "b": "0b"}[verb] if "#" in flags else ""
         return f"{'-' if value < 0 else sign}{prefix}{abs(value):{verb}}"
+    if verb == "U":
+        return f"U+{value:04X}"
     if verb == "c":
         return chr(value) if 0 <= value < 0x110000 else "\ufffd"
     if verb == "q":

@@ -257,6 +257,7 @@ wherry images --format '{{.Repository}}:{{.Tag}} {{.Size}}'
         _tag,
         "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
         (2, 2),
+        interspersed=False,
         examples="wherry tag busybox localhost:5000/tools/busybox:1",
     ),
     "rmi": Command(

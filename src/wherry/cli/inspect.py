@@ -73,10 +73,12 @@ def _show_template(session: Session, format_text: str, found: list[str]) -> None
     try:
         template = Template(format_text, strict=True)
     except TemplateError as exc:
-        raise Exit(1, f"template parsing error: {exc}") from None
+        raise Exit(64, f"template parsing error: {exc}") from None
     for text in found:
         try:
-            session.out(template.render(typed(loads(text))) + "\n")
+            value = typed(loads(text))
+            value.absent = {"SizeRw": None, "SizeRootFs": None}
+            session.out(template.render(value) + "\n")
         except TemplateError as exc:
             session.out("\n")
             raise Exit(1, f"template parsing error: {exc}") from None
@@ -96,8 +98,10 @@ def typed(value: Any, key: str = "", parent: str = "") -> Any:
     made: Any = {} if is_map else Struct()
     for name, item in table.items():
         made[name] = typed(item, "" if is_map else name, key)
+    if is_map:
+        return made
     if key == "State":
-        made.setdefault("Health", None)  # the engine leaves it out where there is no health check
+        made.absent = {"Health": None}
     return made
 
 

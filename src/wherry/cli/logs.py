@@ -22,8 +22,9 @@ def _logs(session: Session, options: Options, arguments: list[str]) -> int:
                 raise Exit(1, f'invalid value for "{flag}": {exc}') from None
     query += [(flag, "1") for flag in ("details", "follow", "timestamps") if options.on(flag)]
     query.append(("tail", options.text("tail")))
-    tty = session.client.get(f"{path}/json")["Config"].get("Tty")
-    response = session.client.call("GET", f"{path}/logs", query)
+    found = session.client.get(f"{path}/json")
+    tty = found["Config"].get("Tty")
+    response = session.client.call("GET", f"/containers/{segment(found['Id'])}/logs", query)
     from wherry.cli.streams import Demultiplexer, write_all, write_stream
 
     if tty:

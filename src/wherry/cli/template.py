@@ -49,6 +49,8 @@ class Struct(dict["str", "Any"]):
     """A Go struct, decoded from JSON. `type_name` is what error messages call it."""
 
     type_name = "struct"
+    absent: Mapping[str, Any] = {}
+    """Fields that the engine leaves out when they are nil, which templates can still ask for."""
 
 
 class Record:
@@ -246,7 +248,7 @@ class _Run:
     def _command(self, command: Command, dot: Any, scope: list[tuple[str, Any]], final: Any) -> Any:
         first = command.words[0]
         if isinstance(first, Word):
-            return self._call(first, command.words[1:], dot, scope, final)
+            return self._call(first, command, command.words[1:], dot, scope, final)
         extra = command.words[1:]
         if isinstance(first, (Field, Variable, Chain)):
             if extra or final is not _NOTHING:
@@ -276,7 +278,7 @@ class _Run:
             return self._fields(word, dot, word.names)
         if isinstance(word, Pipe):
             return self._pipe(word, dot, scope)
-        return self._call(word, (), dot, scope, _NOTHING)
+        return self._call(word, word, (), dot, scope, _NOTHING)
 
     def _variable(self, word: Variable, scope: list[tuple[str, Any]]) -> Any:
         for name, value in reversed(scope):
@@ -307,7 +309,8 @@ class _Run:
             return value.get(name, MISSING)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if value is None or isinstance(value, Missing):
             raise self._error(word, f"nil data; no entry for key {name!r}".replace("'", '"'))
-        raise self._error(word, f"can't evaluate field {name} in type {gofmt.type_name(value)}")
+        kind = "interface {}" if self._strict else gofmt.type_name(value)
+        raise self._error(word, f"can't evaluate field {name} in type {kind}")
 
     def _method(self, word: Any, dot: Any, scope: list[tuple[str, Any]], arguments: list[Any]) -> Any:
         if isinstance(word, Variable):
@@ -331,29 +334,54 @@ class _Run:
         raise self._error(word, f"{name} is not a method but has arguments")
 
     def _call(
-        self, word: Word, arguments: Sequence[Any], dot: Any, scope: list[tuple[str, Any]], final: Any
+        self,
+        word: Word,
+        whole: Any,
+        arguments: Sequence[Any],
+        dot: Any,
+        scope: list[tuple[str, Any]],
+        final: Any,
     ) -> Any:
+        """A function's value. Errors of the call name the `whole` command, errors of counting the function."""
         name = word.name
+        count = len(arguments) + (final is not _NOTHING)
+        least, variadic = ARITY.get(name, (0, True))
+        if count < least or (count > least and not variadic):
+            wanted = f"at least {least}" if variadic else str(least)
+            raise self._error(word, f"wrong number of args for {name}: want {wanted} got {count}")
         if name in ("and", "or"):
             return self._logic(word, arguments, dot, scope, final)
         values = [self._value(argument, dot, scope) for argument in arguments]
         if final is not _NOTHING:
             values.append(final)
+        for index, kind in enumerate(PARAMETERS.get(name, ())):
+            self._check_argument(kind, values[index], arguments[index] if index < len(arguments) else whole)
         try:
             return self._functions[name](*values)
-        except TypeError as exc:
-            if exc.__traceback__ is not None and exc.__traceback__.tb_next is None:
-                raise self._error(word, f"wrong number of args for {name}: got {len(values)}") from None
-            raise self._error(word, f"error calling {name}: {exc}") from None
-        except (ValueError, IndexError, OverflowError) as exc:
-            raise self._error(word, f"error calling {name}: {exc}") from None
+        except (TypeError, ValueError, IndexError, OverflowError) as exc:
+            raise self._error(whole, f"error calling {name}: {exc}") from None
+
+    def _check_argument(self, kind: str, value: Any, node: Any) -> None:
+        """Go knows the types of a function's parameters before it calls it."""
+        if kind == "string":
+            fits = isinstance(value, str)
+        elif kind == "int":
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            fits = isinstance(value, (list, tuple)) or value is None
+        if fits:
+            return
+        if not isinstance(node, Constant):
+            raise self._error(node, f"wrong type for value; expected {kind}; got {gofmt.type_name(value)}")
+        if kind in ("string", "int"):
+            what = "integer" if kind == "int" else kind
+            raise self._error(node, f"expected {what}; found {node}")
+        raise self._error(node, f"can't handle {node} for arg of type {kind}")
 
     def _logic(
         self, word: Word, arguments: Sequence[Any], dot: Any, scope: list[tuple[str, Any]], final: Any
     ) -> Any:
         """`and` and `or` stop at the argument that decides."""
-        if not arguments and final is _NOTHING:
-            raise self._error(word, f"wrong number of args for {word.name}: want at least 1 got 0")
         value: Any = None
         for argument in arguments:
             value = self._value(argument, dot, scope)
@@ -366,8 +394,6 @@ class _Run:
         column = node.position - (head.rfind("\n") + 1)
         line = head.count("\n") + 1
         shown = str(node)
-        if len(shown) > 20:
-            shown = shown[:20] + "..."
         return TemplateError(
             f'template: {self._name}:{line}:{column}: executing "{self._name}" at <{shown}>: {message}'
         )
@@ -384,6 +410,8 @@ def struct_field(value: Mapping[str, Any], name: str) -> Any:
     for key in value:
         if key.lower() == lower:
             return value[key]
+    if isinstance(value, Struct):
+        return value.absent.get(name, MISSING)
     return MISSING
 
 
@@ -399,7 +427,7 @@ MAPS = frozenset(
 """Fields that are maps in Docker's types; every other object is a struct, and prints as one."""
 POINTERS = frozenset(
     "Health Healthcheck IPAMConfig ImageManifestDescriptor Init MemorySwappiness OomKillDisable PidsLimit Server "
-    "StopTimeout Swarm UsageData".split()
+    "SizeRootFs SizeRw StopTimeout Swarm UsageData".split()
 )
 """Fields that are pointers there: null is `<nil>`, where elsewhere it is an empty list."""
 
@@ -541,10 +569,10 @@ def _equal(first: Any, *others: Any) -> bool:
             if kinds[0] == kinds[1]:
                 return True
             continue
-        if "other" in kinds:
-            raise ValueError("non-comparable type")
         if kinds[0] != kinds[1]:
             raise ValueError("incompatible types for comparison")
+        if "other" in kinds:
+            raise ValueError("non-comparable type")
         if first == other:
             return True
     return False
@@ -567,6 +595,25 @@ def _and(*_values: Any) -> Any:  # evaluated by _logic
     raise AssertionError
 
 
+def _call_function(value: Any, *_arguments: Any) -> Any:
+    raise ValueError(f"non-function of type {gofmt.type_name(value)}")
+
+
+ARITY: dict[str, tuple[int, bool]] = {
+    **dict.fromkeys(("not", "len", "json", "title", "lower", "upper"), (1, False)),
+    **dict.fromkeys(("ne", "lt", "le", "gt", "ge", "split", "join", "truncate"), (2, False)),
+    **dict.fromkeys(("and", "or", "eq", "index", "slice", "printf", "call"), (1, True)),
+    "pad": (3, False),
+}
+"""How many arguments a function takes at least, and whether it takes more."""
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("lower", "printf", "title", "upper"), ("string",)),
+    "join": ("[]string", "string"),
+    "pad": ("string", "int", "int"),
+    "split": ("string", "string"),
+    "truncate": ("string", "int"),
+}
+"""What they are."""
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "and": _and,
     "or": _and,
@@ -577,6 +624,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "le": lambda first, second: not _less(second, first),  # pyright: ignore
     "gt": lambda first, second: _less(second, first),  # pyright: ignore
     "ge": lambda first, second: not _less(first, second),  # pyright: ignore
+    "call": _call_function,
     "index": _index,
     "slice": _slice,
     "len": _length,

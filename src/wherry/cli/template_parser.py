@@ -328,6 +328,7 @@ class _Parser:
         return Define(token.position) if pipe is None else TemplateUse(token.position, name, pipe)
 
     def _use(self, token: _Token) -> TemplateUse:
+        token = self._peek()
         name = self._template_name("template clause")
         pipe = None
         if self._peek().kind != "close":
@@ -403,7 +404,7 @@ class _Parser:
                 break
             if token.kind in ("close", ")"):
                 break
-            if not self._starts_operand(token):
+            if not self._starts_operand(token) or (token.kind == "dot" and token.value):
                 self._fail(f"unexpected {_shown(token)} in operand", token.position)
         return Command(position, words)
 
@@ -535,7 +536,7 @@ class _Parser:
                 joined = not after_space and bool(self._tokens) and self._tokens[-1].kind != "("
                 return _Token("field", source[at:end], at, joined), end
             if end == at + 1:
-                return _Token("dot", ".", at), end
+                return _Token("dot", ".", at, bool(self._tokens) and not after_space), end
         if char == "$":
             end = _word_end(source, at + 1)
             return _Token("variable", source[at:end], at), end
@@ -548,12 +549,9 @@ class _Parser:
             return _Token(":=", ":=", at), at + 2
         if char in "|(),=":
             return _Token(char, char, at), at + 1
-        return self._fail(
-            f"unexpected {char!r} in command".replace("'", '"')
-            if char == "}"
-            else f"unrecognized character in action: U+{ord(char):04X} '{char}'",
-            at,
-        )
+        if char.isascii() and char.isprintable():
+            return _Token("other", char, at), at + 1
+        return self._fail(f"unrecognized character in action: U+{ord(char):04X} '{char}'", at)
 
     def _read_string(self, at: int) -> tuple[_Token, int]:
         source = self._source
@@ -631,6 +629,6 @@ def _word_end(text: str, at: int) -> int:
 def _shown(token: _Token) -> str:
     if token.kind == "close":
         return '"}}"' if token.text == "}}" else token.text
-    if token.kind == "word" and token.text in KEYWORDS:
+    if token.kind == "dot" or (token.kind == "word" and token.text in KEYWORDS):
         return f"<{token.text}>"
     return f'"{token.text}"' if token.kind != "string" else token.text.join(('"', '"'))

@@ -62,7 +62,7 @@ def read_nano_cpus(text: str) -> int:
     """A number of processors such as 1.5 or 3/2, in billionths. Raises ValueError."""
     top, slash, bottom = text.partition("/")
     try:
-        if not text.isascii() or "_" in text or " " in text:
+        if not text or not text.isascii() or "_" in text or " " in text or text == ".":
             raise ValueError
         whole, _, fraction = top.partition(".")
         if slash:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Query = Sequence[tuple[str, str]]
 
 CONNECT_TIMEOUT_S = 30
+AT_ONCE = 50
+"""Most requests of one command that are under way at the same time; docker's number."""
 MAX_ERROR_BODY = 1024 * 1024
 MAX_MESSAGE = 64 * 1024 * 1024
 
@@ -141,6 +143,33 @@ class Client:
         if response.status >= 400:
             raise error_of(response)
         return response
+
+    def call_each(
+        self, method: str, paths: Sequence[str], query: Query = ()
+    ) -> Iterator[http.Response | WherryError]:
+        """The same request to many paths at once: their answers, or what went wrong, in the order of the paths."""
+        encoded = _encode_query(query)
+        for start in range(0, len(paths), AT_ONCE):
+            sent: list[http.Connection | WherryError] = []
+            for path in paths[start : start + AT_ONCE]:
+                try:
+                    connection = self.connect()
+                    connection.send(method, self.prefix + path + encoded)
+                except WherryError as exc:
+                    sent.append(exc)
+                else:
+                    sent.append(connection)
+            for connection in sent:
+                if isinstance(connection, WherryError):
+                    yield connection
+                    continue
+                try:
+                    response = connection.receive(method)
+                    yield error_of(response) if response.status >= 400 else response
+                except WherryError as exc:
+                    yield exc
+                finally:
+                    connection.close()
 
     def get(self, path: str, query: Query = ()) -> Any:
         """GET and decode."""

@@ -73,9 +73,20 @@ class Connection:
         headers: Iterable[tuple[str, str]] = (),
         body: bytes | Iterable[bytes] | None = None,
     ) -> Response:
-        """Send one request and read the answer's head. An iterable body goes out in chunks as it is produced.
+        """Send one request and read the answer's head."""
+        self.send(method, target, headers, body)
+        return self.receive(method)
 
-        A server that refuses early may close before it has read a long body: its answer is still looked for.
+    def send(
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes | Iterable[bytes] | None = None,
+    ) -> None:
+        """Send one request. An iterable body goes out in chunks as it is produced.
+
+        A server that refuses early may close before it has read a long body: `receive` still finds its answer.
         """
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host}", "User-Agent: wherry"]
         lines += [f"{name}: {value}" for name, value in headers]
@@ -98,9 +109,9 @@ class Connection:
                     self.sock.sendall(b"0\r\n\r\n")
         except (BrokenPipeError, ConnectionResetError):
             self.reusable = False
-        return self._read_head(method)
 
-    def _read_head(self, method: str) -> Response:
+    def receive(self, method: str) -> Response:
+        """The head of the answer to a request of that method."""
         while True:
             head = self._read_until(b"\r\n\r\n", MAX_HEAD)
             lines = head.decode("latin-1").split("\r\n")
@@ -129,6 +140,8 @@ class Connection:
                     raise ProtocolError("unexpected EOF")
                 raise Disconnected("EOF")
             buffer += piece
+        if end > limit:
+            raise ProtocolError(f"HTTP head longer than {limit} bytes")
         self.buffer = buffer[end + len(mark) :]
         return buffer[:end]
 

@@ -13,12 +13,12 @@ import sqlite3
 from contextlib import AsyncExitStack
 
 import wherry
-
 from wherry.engine.containers import Containers
 from wherry.engine.context import Context
 from wherry.engine.events import Events
 from wherry.engine.execs import Execs
 from wherry.engine.images import Images
+from wherry.engine.networks import NetworkDirectory
 from wherry.engine.restore import restore
 from wherry.engine.settings import EngineSettings
 from wherry.engine.system import System, host_facts
@@ -48,7 +48,9 @@ class Engine:
         self.containers = containers
         self.execs = execs
         self.images = context.images
-        self.networks = context.networks
+        self.networks = NetworkDirectory(
+            context.networks, lambda container_id: containers.find(container_id).name
+        )
         self.events = context.events
         self.system = system
         self.launcher = context.launcher

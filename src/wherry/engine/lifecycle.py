@@ -92,34 +92,30 @@ class Lifecycle:
         if not mode.startswith("container:"):
             attachment = await context.networks.acquire(mode, container.id)
             state.endpoint, sandbox = attachment.endpoint, attachment.sandbox
-        try:
-            container.mark("network ready")
-            killpoint("start:network-ready")
-            directory = context.exec_dir(container.id)
-            seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
-            container.mark("bundle written")
-            killpoint("start:bundle-written")
-            shim = self._spawn(container, directory)
-            undo.push_async_callback(_send_away, shim)
-            runtime = record.host.runtime
-            created = shim.create(
-                bundle=directory,
-                runtime=None if runtime == BUILT_IN_RUNTIME else context.runtime_command(runtime),
-                rootfs=context.driver.rootfs(container.id),
-                cgroup=bundle.cgroup_path(record, context.settings),
-                stdin=record.config.open_stdin,
-                stdin_once=record.config.stdin_once,
-                log=context.log_target(container),
-                seccomp=seccomp,
-                netns=sandbox,
-            )
-            created.add_done_callback(lambda _: container.mark("container created"))
-            await created
-            killpoint("start:created")
-            return shim
-        finally:
-            if sandbox is not None:
-                os.close(sandbox)
+        container.mark("network ready")
+        killpoint("start:network-ready")
+        directory = context.exec_dir(container.id)
+        seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
+        container.mark("bundle written")
+        killpoint("start:bundle-written")
+        shim = self._spawn(container, directory)
+        undo.push_async_callback(_send_away, shim)
+        runtime = record.host.runtime
+        created = shim.create(
+            bundle=directory,
+            runtime=None if runtime == BUILT_IN_RUNTIME else context.runtime_command(runtime),
+            rootfs=context.driver.rootfs(container.id),
+            cgroup=bundle.cgroup_path(record, context.settings),
+            stdin=record.config.open_stdin,
+            stdin_once=record.config.stdin_once,
+            log=context.log_target(container),
+            seccomp=seccomp,
+            netns=sandbox,
+        )
+        created.add_done_callback(lambda _: container.mark("container created"))
+        await created
+        killpoint("start:created")
+        return shim
 
     def _spawn(self, container: Container, directory: str) -> Shim:
         """A new shim. If it dies, now or later, the container's end is noted."""

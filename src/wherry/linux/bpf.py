@@ -18,7 +18,9 @@ _bpf = system_call("bpf", ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 
 def attach_device_filter(cgroup: int, program: bytes) -> None:
-    """Have `program` decide on device accesses in the cgroup whose directory is `cgroup`, as long as that lives."""
+    """Have `program` decide on device accesses in the cgroup whose directory is `cgroup`, as long as that
+    lives.
+    """
     code = ctypes.create_string_buffer(program, len(program))
     license_name = ctypes.create_string_buffer(b"Apache")
     attributes = struct.pack(

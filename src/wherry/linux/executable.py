@@ -1,9 +1,9 @@
 """Running from an executable that nobody can write to (CVE-2019-5736).
 
-A process in a container can execute /proc/self/exe, which is *our* executable until its execve is done, and then has
-the host's interpreter open through /proc/PID/exe. When that file was executed from a read-only mount that belongs to
-no namespace, the descriptor cannot be reopened for writing by anybody, whatever capabilities it has. Unlike a copy in
-a sealed memfd, this shares the page cache with every other interpreter.
+A process in a container can execute /proc/self/exe, which is *our* executable until its execve is done, and
+then has the host's interpreter open through /proc/PID/exe. When that file was executed from a read-only mount
+that belongs to no namespace, the descriptor cannot be reopened for writing by anybody, whatever capabilities
+it has. Unlike a copy in a sealed memfd, this shares the page cache with every other interpreter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 def is_protected() -> bool:
-    """Whether /proc/self/exe cannot be written through: it lies on a read-only mount, or is a sealed memfd."""
+    """Whether /proc/self/exe cannot be written through: it is on a read-only mount, or a sealed memfd."""
     descriptor = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.fstatvfs(descriptor).f_flag & _ST_RDONLY:
@@ -34,7 +34,7 @@ def is_protected() -> bool:
 
 
 def protect() -> None:
-    """Return when this process is protected; else execute it again, with the same arguments, so that it is."""
+    """Return when this process is protected; else execute it again, with the same arguments, to be so."""
     if is_protected():
         return
     path = os.readlink("/proc/self/exe")

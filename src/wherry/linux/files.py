@@ -1,7 +1,8 @@
 """Opening and making files below a root that somebody else may write to.
 
-Every name is resolved by openat2(2) with RESOLVE_IN_ROOT: `..` and absolute symlinks stay inside, and a directory that
-is swapped for a symlink during the walk (CVE-2021-30465, CVE-2024-45310) leads nowhere outside.
+Every name is resolved by openat2(2) with RESOLVE_IN_ROOT: `..` and absolute symlinks stay inside, and a
+directory that is swapped for a symlink during the walk (CVE-2021-30465, CVE-2024-45310) leads nowhere
+outside.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def open_below(
     """openat2(2) of `path` relative to the directory `root`, close-on-exec."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
     name = os.fsencode(path)
+    result = -1
     for _ in range(_ATTEMPTS):
         result = _openat2(root, name, how, len(how))
         if result >= 0:

@@ -1,7 +1,8 @@
 """The C library by ctypes, and the system calls it has no function for.
 
-Every wrapper in this package goes through `check`: a result below zero becomes OSError with the call's name in its
-text. The handle is made with use_errno, so that nothing between the call and the check can overwrite errno.
+Every wrapper in this package goes through `check`: a result below zero becomes OSError with the call's name
+in its text. The handle is made with use_errno, so that nothing between the call and the check can overwrite
+errno.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ NUMBERS: dict[str, int] = {
 
 
 def check(call: str, result: int, subject: str | None = None) -> int:
-    """Give `result` back, or raise OSError naming the call and its subject (a path, an option) when it is < 0."""
+    """Give `result` back, or raise OSError naming the call and its subject (a path, an option) when it is <
+    0.
+    """
     if result >= 0:
         return result
     number = ctypes.get_errno()

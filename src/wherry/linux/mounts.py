@@ -1,8 +1,8 @@
 """Mounting, by the descriptor-based calls: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), move_mount(2),
 mount_setattr(2), and the two old calls that have no successor.
 
-A mount made here is *detached*: it exists as a descriptor, nowhere in any namespace, and vanishes with its last
-descriptor unless it is attached with `attach`.
+A mount made here is *detached*: it exists as a descriptor, nowhere in any namespace, and vanishes with its
+last descriptor unless it is attached with `attach`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def open_filesystem(kind: str) -> int:
 
 
 def set_option(context: int, key: str, value: str | None = None) -> None:
-    """Give the filesystem an option, `key=value` or a bare flag. What the filesystem says about it is in the error."""
+    """Give the filesystem an option, `key=value` or a bare flag. What the filesystem says about it is in the
+    error.
+    """
     if value is None:
         result = _fsconfig(context, _FSCONFIG_SET_FLAG, key.encode(), None, 0)
     else:

@@ -1,4 +1,4 @@
-"""What a process can do to itself and its children: namespaces, clone3(2), prctl(2), keyrings, descriptors."""
+"""What a process can do to itself and its children: namespaces, clone3(2), prctl(2), keyrings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ _set_key_permission = system_call("keyctl", _ulong, _ulong, _ulong)
 _describe_key = system_call("keyctl", _ulong, _ulong, _text, ctypes.c_size_t)
 _seccomp = system_call("seccomp", ctypes.c_uint, ctypes.c_uint, _text)
 
-# clone3 is called with the interpreter's lock held (PyDLL), between the calls that os.fork makes around fork(2).
+# clone3 is called with the interpreter's lock held (PyDLL), between the calls that os.fork makes around
+# fork(2).
 _python = ctypes.pythonapi
 _clone3 = ctypes.PyDLL(None, use_errno=True).syscall
 _clone3.argtypes = (ctypes.c_long, _text, ctypes.c_size_t)
@@ -58,8 +59,8 @@ _clone3.restype = ctypes.c_long
 def clone(flags: int = 0, *, cgroup: int = -1) -> tuple[int, int]:
     """fork(2) with namespaces: (pid, pidfd) in the parent, (0, -1) in the child.
 
-    The child is born in the cgroup v2 whose directory is `cgroup`, which costs nothing, unlike moving there (a move
-    waits for an RCU grace period). The caller must have one thread only.
+    The child is born in the cgroup v2 whose directory is `cgroup`, which costs nothing, unlike moving there
+    (a move waits for an RCU grace period). The caller must have one thread only.
     """
     pidfd = ctypes.c_int(-1)
     if cgroup >= 0:
@@ -121,7 +122,9 @@ def working_directory() -> bytes:
 
 
 def join_session_keyring(name: str, *, searchable: bool) -> None:
-    """Have the session keyring `name`, made when there is none; `searchable` lets the same user's processes find it."""
+    """Have the session keyring `name`, made when there is none; `searchable` lets the same user's processes
+    find it.
+    """
     ring = check("keyctl", _join_keyring(_KEYCTL_JOIN_SESSION_KEYRING, name.encode()), name)
     if not searchable:
         return

@@ -163,17 +163,15 @@ class Firewall:
         return self._nft
 
 
-def enable_forwarding() -> bool:
-    """Let the host route between interfaces.
+def is_forwarding() -> bool:
+    with open(_IP_FORWARD, "rb") as file:
+        return file.read(1) != b"0"
 
-    True when it did not before: then we answer for what that opens.
-    """
-    with open(_IP_FORWARD, "r+b", buffering=0) as file:
-        if file.read(1) != b"0":
-            return False
-        file.seek(0)
+
+def enable_forwarding() -> None:
+    """Let the host route between interfaces."""
+    with open(_IP_FORWARD, "wb", buffering=0) as file:
         file.write(b"1")
-        return True
 
 
 def boot_id() -> str:

@@ -8,54 +8,36 @@ for running containers to go on: bridge, interfaces and rules are the kernel's.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import ipaddress
 import logging
 import os
-import re
 import secrets
 import sqlite3
-import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import cast
 
 import msgspec
 
+from wherry import plugins
 from wherry.errors import InvalidParameter, NotFound
 from wherry.network import nat
+from wherry.network.defaults import (
+    NO_BRIDGE,
+    NetworkSettings,
+    check_settings,
+    choose_bridge,
+    firewall_table,
+    look_at_bridge,
+    new_network,
+)
 from wherry.network.driver import Endpoint, NetworkConfig, NetworkDriver
-from wherry.network.drivers.bridge import OUR_BRIDGE
-from wherry.network.ipam import DEFAULT_POOLS, Addresses, choose_subnet, mac_for, parse_bridge_address
-from wherry.network.links import Links
+from wherry.network.ipam import Addresses, mac_for
 from wherry.network.rule_watch import RuleWatch
 from wherry.network.sandboxes import Maker, Sandbox
 from wherry.store.database import Database
 
 _log = logging.getLogger(__name__)
-
-_INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
-_BUILT_IN = {
-    "bridge": "wherry.network.drivers.bridge:Bridge",
-    "host": "wherry.network.drivers.host:Host",
-    "null": "wherry.network.drivers.none:NoNetwork",
-}
-
-DEFAULT_BRIDGE = "wherry0"
-
-
-class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the administrator decides. The names are dockerd's flags."""
-
-    bridge: str = DEFAULT_BRIDGE  # made when it does not exist; "none" turns the default network off
-    bip: str = ""  # the bridge's address with prefix; empty: what it has, else the first free pool
-    default_address_pools: tuple[str, ...] = DEFAULT_POOLS
-    mtu: int = 1500
-    icc: bool = True
-    ip_masq: bool = True
-    ip_forward: bool = True
-    iptables: bool = True  # the firewall rules, whatever they are made with
-    firewall_accept: bool = False  # put an accept for our bridges into others' chains that would drop
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,23 +66,30 @@ class Networks:
 
     @classmethod
     async def open(cls, database: Database, settings: NetworkSettings) -> Networks:
-        """Make sure of the default networks and the host's side of them, as they were before if they were.
-        """
-        _check_settings(settings)
-        owns_forwarding = await _settle_forwarding(database, settings)
+        """Make sure of the default networks and the host's side of them, as they were if they were."""
+        check_settings(settings)
+        wants_bridge = settings.bridge != NO_BRIDGE
+        warnings: list[str] = []
+        owns_forwarding = False
+        if wants_bridge and settings.ip_forward:
+            try:
+                owns_forwarding = await _enable_forwarding(database)
+            except OSError as exc:
+                warnings.append(f"containers reach this host only: its routing is off and stays off ({exc})")
         firewall = nat.Firewall(
             firewall_table(settings.bridge),
             accept=settings.firewall_accept,
-            is_enabled=settings.iptables and settings.bridge != "none",
+            is_enabled=settings.iptables and wants_bridge,
             owns_forwarding=owns_forwarding,
         )
         networks = cls(database, settings, firewall)
+        networks._warnings = warnings
         try:
             await networks._load()
             await networks._ensure_defaults()
             for network in networks._networks.values():
                 await networks._driver(network).create(network)
-            if settings.iptables and settings.bridge != "none":
+            if settings.iptables and wants_bridge:
                 networks._watch.start()
         except BaseException:
             await networks.close()
@@ -134,9 +123,10 @@ class Networks:
         return Attachment(network=network, endpoint=endpoint, sandbox=self._sandboxes[container_id])
 
     async def release(self, container_id: str) -> None:
-        """Take a container's place back.
+        """Take a container's place back: its interface off the bridge, then its address free.
 
-        Its interface off the bridge, then its address free. It may have none.
+        It may have none. What fails is logged: a container that has ended must end all the same, and an address
+        that could not be freed is freed at the next start.
         """
         sandbox = self._sandboxes.pop(container_id, None)
         if sandbox is not None:
@@ -145,20 +135,21 @@ class Networks:
         if endpoint is None:
             return
         network = self._networks[endpoint.network_id]
-        await asyncio.gather(
-            self._database.run(lambda c: _delete(c, endpoint), durable=False),
-            self._driver(network).disconnect(network, endpoint),
-        )
+        try:
+            await asyncio.gather(
+                self._database.run(lambda c: _delete(c, endpoint), durable=False),
+                self._driver(network).disconnect(network, endpoint),
+            )
+        except (OSError, sqlite3.Error) as exc:
+            _log.error("container %s keeps its address %s for now: %s", container_id, endpoint.address, exc)
+            return
         if self._endpoints.get(container_id) is endpoint:
             del self._endpoints[container_id]
             if endpoint.address:
                 self._addresses[network.id].release(endpoint.address)
 
     async def reconcile(self, live: Iterable[str]) -> None:
-        """At a daemon's start.
-
-        Free the places of all containers but `live`, and remove interfaces left over.
-        """
+        """At a daemon's start: free the places of all but `live`, and remove interfaces left over."""
         live = set(live)
         for container_id in [c for c in self._endpoints if c not in live]:
             await self.release(container_id)
@@ -212,10 +203,7 @@ class Networks:
         self._sandboxes.clear()
 
     async def remove_all(self) -> None:
-        """Remove the host's side of everything.
-
-        Bridge, interfaces, rules. For an uninstall; then `close`.
-        """
+        """Remove the host's side of everything: bridge, interfaces, rules. For an uninstall; then `close`."""
         for container_id in list(self._endpoints):
             await self.release(container_id)
         for network in self._networks.values():
@@ -224,17 +212,16 @@ class Networks:
 
     def _name_for(self, network_mode: str) -> str:
         if network_mode in ("", "default"):
-            return "none" if self._settings.bridge == "none" else "bridge"
+            return "none" if self._settings.bridge == NO_BRIDGE else "bridge"
         return network_mode
 
     def _driver(self, network: NetworkConfig) -> NetworkDriver:
         driver = self._drivers.get(network.driver)
         if driver is None:
-            path = _BUILT_IN.get(network.driver)
-            if path is None:
-                raise NotFound(f'plugin "{network.driver}" not found')  # Docker's text
-            module, _, attribute = path.partition(":")
-            made = getattr(importlib.import_module(module), attribute)(self._maker, self._firewall)
+            entry = (
+                "none" if network.driver == "null" else network.driver
+            )  # Docker shows `none`'s driver as null
+            made = plugins.load_driver(plugins.NETWORKS, entry)(self._maker, self._firewall)
             driver = self._drivers[network.driver] = cast("NetworkDriver", made)
         return driver
 
@@ -261,9 +248,6 @@ class Networks:
     async def _load(self) -> None:
         stored, rows = await self._database.run(_read, durable=False)
         self._networks = {network.id: network for network in stored}
-        self._fill_addresses(rows)
-
-    def _fill_addresses(self, rows: Iterable[sqlite3.Row]) -> None:
         taken: dict[str, list[str]] = {}
         for row in rows:
             network = self._networks[row["network_id"]]
@@ -291,80 +275,20 @@ class Networks:
         known = {network.name: network for network in self._networks.values()}
         for name, driver in (("none", "null"), ("host", "host")):
             if name not in known:
-                await self._store(_new_network(name, driver))
+                await self._store(new_network(name, driver))
         present = known.get("bridge")
-        if self._settings.bridge == "none":
+        if self._settings.bridge == NO_BRIDGE:
             if present is not None and not self.endpoints(present.id):
                 await self._forget(present)
             return
-        wanted = self._default_bridge(present)
+        host = look_at_bridge(self._settings.bridge)
+        is_used = present is not None and bool(self.endpoints(present.id))
+        wanted, warning = choose_bridge(self._settings, present, host, is_used=is_used)
+        if warning:
+            self._warnings.append(warning)
         if wanted != present:
             await self._store(wanted)
-            self._set_addresses(wanted, [e.address for e in self.endpoints(wanted.id)])
-
-    def _default_bridge(self, present: NetworkConfig | None) -> NetworkConfig:
-        """The default network as it is to be, given how it was."""
-        settings = self._settings
-        base = present or _new_network("bridge", "bridge")
-        gateway = self._bridge_address(present)
-        if present is not None and self.endpoints(present.id):
-            if (present.interface, present.gateway, present.subnet) != (
-                settings.bridge,
-                str(gateway.ip),
-                str(gateway.network),
-            ):
-                self._warnings.append(
-                    f"containers run on bridge {present.interface} ({present.subnet}): "
-                    "its new settings apply when wherryd is started without them"
-                )
-            return present
-        return msgspec.structs.replace(
-            base,
-            subnet=str(gateway.network),
-            gateway=str(gateway.ip),
-            interface=settings.bridge,
-            mtu=settings.mtu,
-            icc=settings.icc,
-            masquerade=settings.ip_masq,
-            options={
-                "com.docker.network.bridge.default_bridge": "true",
-                "com.docker.network.bridge.enable_icc": _boolean(settings.icc),
-                "com.docker.network.bridge.enable_ip_masquerade": _boolean(settings.ip_masq),
-                "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
-                "com.docker.network.bridge.name": settings.bridge,
-                "com.docker.network.driver.mtu": str(settings.mtu),
-            },
-        )
-
-    def _bridge_address(self, present: NetworkConfig | None) -> ipaddress.IPv4Interface:
-        """`--bip`, else what the bridge has, else what it had, else the first pool that overlaps nothing
-        here.
-        """
-        links = Links()
-        try:
-            link = links.find(self._settings.bridge)
-            own = [a for index, a in links.addresses() if link is not None and index == link.index]
-            used = [a.network for index, a in links.addresses() if link is None or index != link.index]
-            used += [r for index, r in links.routes() if link is None or index != link.index]
-        finally:
-            links.close()
-        if self._settings.bip:
-            chosen = parse_bridge_address(self._settings.bip)
-            is_foreign = link is not None and link.alias != OUR_BRIDGE
-            if is_foreign and own and chosen not in own:
-                # Docker's text.
-                raise InvalidParameter(
-                    f"bridge IPv4 ({own[0]}) does not match requested configuration {self._settings.bip}"
-                )
-            return chosen
-        if own:
-            return own[0]
-        if present is not None and present.subnet is not None and present.gateway is not None:
-            before = ipaddress.IPv4Network(present.subnet)
-            if self.endpoints(present.id) or not any(before.overlaps(network) for network in used):
-                return ipaddress.IPv4Interface(f"{present.gateway}/{before.prefixlen}")
-        subnet = choose_subnet(self._settings.default_address_pools, used)
-        return ipaddress.IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
+            self._set_addresses(wanted, ())
 
     async def _store(self, network: NetworkConfig) -> None:
         await self._database.run(lambda connection: _upsert(connection, network))
@@ -376,41 +300,17 @@ class Networks:
         self._addresses.pop(network.id, None)
 
 
-def firewall_table(bridge: str) -> str:
-    """The name of the nftables table of the daemon with this bridge.
-
-    Bridges are what tells daemons apart.
-    """
-    return nat.OUR_PREFIX if bridge == DEFAULT_BRIDGE else f"{nat.OUR_PREFIX}-{bridge}"
-
-
-def _check_settings(settings: NetworkSettings) -> None:
-    if not _INTERFACE_NAME.fullmatch(settings.bridge) or settings.bridge in (".", ".."):
-        raise InvalidParameter(
-            f"invalid bridge name {settings.bridge!r}: use 1-15 letters, digits, dots, dashes and underscores"
-        )
-    if settings.bip:
-        parse_bridge_address(settings.bip)
-    if not 68 <= settings.mtu <= 65535:
-        raise InvalidParameter(f"invalid MTU {settings.mtu}: use 68-65535")
-    for pool in settings.default_address_pools:
-        try:
-            ipaddress.IPv4Network(pool)
-        except ValueError as exc:
-            raise InvalidParameter(f"invalid default address pool {pool!r}: {exc}") from exc
-
-
-async def _settle_forwarding(database: Database, settings: NetworkSettings) -> bool:
-    """Turn routing on if that is wanted. Whether it was us who did, since this boot."""
-    if settings.bridge == "none" or not settings.ip_forward:
-        return False
+async def _enable_forwarding(database: Database) -> bool:
+    """Turn routing on. Whether it was us who did, since this boot."""
     boot = nat.boot_id()
-    if nat.enable_forwarding():
+    if not nat.is_forwarding():
+        # Written down first: a daemon that dies in between must not forget whose doing it was.
         await database.run(
             lambda c: c.execute(
                 "INSERT OR REPLACE INTO fact VALUES ('ip_forward_enabled_at_boot', ?)", (boot,)
             )
         )
+        nat.enable_forwarding()
         return True
 
     def read(connection: sqlite3.Connection) -> bool:
@@ -418,14 +318,6 @@ async def _settle_forwarding(database: Database, settings: NetworkSettings) -> b
         return connection.execute(query, (boot,)).fetchone() is not None
 
     return await database.run(read, durable=False)
-
-
-def _new_network(name: str, driver: str) -> NetworkConfig:
-    return NetworkConfig(id=secrets.token_hex(32), name=name, driver=driver, created_ns=time.time_ns())
-
-
-def _boolean(value: bool) -> str:
-    return "true" if value else "false"
 
 
 def _read(connection: sqlite3.Connection) -> tuple[list[NetworkConfig], list[sqlite3.Row]]:

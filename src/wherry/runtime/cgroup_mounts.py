@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def attach(plan: Plan, mount: Mount) -> None:
     """cgroup2 as a whole; or a tmpfs with one directory for each v1 hierarchy.
 
-    In a cgroup namespace of our own a fresh mount shows our cgroup as its root; without one each hierarchy's directory
-    of ours is bound.
+    In a cgroup namespace of our own a fresh mount shows our cgroup as its root; without one each hierarchy's
+    directory of ours is bound.
     """
     own_namespace = bool(plan.namespaces.all & process.CLONE_NEWCGROUP)
     if is_unified():
@@ -32,7 +32,7 @@ def attach(plan: Plan, mount: Mount) -> None:
 def _attach_unified(plan: Plan, mount: Mount, *, own_namespace: bool) -> None:
     tree = -1
     try:
-        tree = linux_mounts.new_filesystem("cgroup2", [], mount.add)
+        tree = linux_mounts.new_filesystem("cgroup2", [("source", "cgroup")], mount.add)
     except OSError:
         if own_namespace:
             # Not ours to mount (a user namespace without a cgroup namespace of its own): bind what we are in.
@@ -49,7 +49,7 @@ def _attach_unified(plan: Plan, mount: Mount, *, own_namespace: bool) -> None:
 
 def _attach_hierarchies(plan: Plan, mount: Mount, *, own_namespace: bool) -> None:
     flags = mount.add & ~linux_mounts.ATTR_RDONLY
-    mount.tree = linux_mounts.new_filesystem("tmpfs", [("mode", "755")], flags)
+    mount.tree = linux_mounts.new_filesystem("tmpfs", [("source", "tmpfs"), ("mode", "755")], flags)
     mount.late_read_only = bool(mount.add & linux_mounts.ATTR_RDONLY)
     target = mounts.open_target(plan.root, mount)
     try:
@@ -70,7 +70,7 @@ def _attach_hierarchies(plan: Plan, mount: Mount, *, own_namespace: bool) -> Non
         inner = files.open_below(mount.tree, name, os.O_PATH | os.O_DIRECTORY)
         try:
             if own_namespace:
-                options: list[tuple[str, str | None]] = [_as_option(each) for each in controllers]
+                options: list[tuple[str, str | None]] = [("source", "cgroup"), *map(_as_option, controllers)]
                 tree = linux_mounts.new_filesystem("cgroup", options, mount.add)
             else:
                 tree = linux_mounts.clone_tree(point + where.get(controllers[0], "/"))

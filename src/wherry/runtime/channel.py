@@ -17,6 +17,7 @@ import json
 import os
 import socket
 
+from wherry.runtime import values
 from wherry.runtime.errors import INTERNAL, StartFailed
 
 TYPE_CHECKING = False
@@ -67,7 +68,9 @@ def send_failure(channel: socket.socket, failure: StartFailed) -> None:
 
 
 def expect(channel: socket.socket, at: str) -> list[int]:
-    """Wait until the other side is at `at`, and give the descriptors it sent; StartFailed when it failed instead."""
+    """Wait until the other side is at `at`, and give the descriptors it sent; StartFailed when it failed
+    instead.
+    """
     message, descriptors = receive(channel)
     if message is not None and message.get("at") == at:
         return descriptors
@@ -81,7 +84,7 @@ def failure_in(message: dict[str, Any] | None) -> StartFailed:
         return StartFailed(
             INTERNAL, "unable to start container process: container init ended before it was ready"
         )
-    error = message.get("error") or {}
+    error = values.child(message, "error")
     return StartFailed(
         str(error.get("kind") or INTERNAL), str(error.get("message") or f"unexpected message {message!r}")
     )

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 
-from wherry.runtime import channel, example, foreground, hooks, lifecycle, options, state
+from wherry.runtime import channel, example, foreground, hooks, lifecycle, options, state, values
 from wherry.runtime.errors import StartFailed, invalid
 from wherry.runtime.options import Parsed, Usage
 from wherry.runtime.seccomp import compile_profile
@@ -76,10 +76,10 @@ def main(words: list[str]) -> int:
     try:
         given = options.parse(words, _GLOBAL)
         if given.flag("version"):
-            print(f"wherry-runtime version {VERSION}\nspec: {hooks.OCI_VERSION}")
+            _say(f"wherry-runtime version {VERSION}\nspec: {hooks.OCI_VERSION}")
             return 0
         if given.flag("help") or not given.arguments:
-            print(_usage())
+            _say(_usage())
             return 0
         name, *rest = given.arguments
         command = _COMMANDS.get(name)
@@ -89,7 +89,7 @@ def main(words: list[str]) -> int:
         run, known, least, most = command
         local = options.parse(rest, {**known, "help": ("h", False)})
         if local.flag("help"):
-            print(_command_usage(name, known))
+            _say(_command_usage(name, known))
             return 0
         _check_count(name, len(local.arguments), least, most)
         return run(Call(given, local))
@@ -162,15 +162,16 @@ def _make(call: Call, container_id: str) -> tuple[state.Record, Container]:
     except OSError as exc:
         raise invalid(f"chdir {local.text('bundle')}: {_os_text(exc, subject=False)}") from exc
     config = _read_json(f"{bundle}/config.json", missing="JSON specification file config.json not found")
-    terminal = bool((config.get("process") or {}).get("terminal"))
+    terminal = values.flag(values.child(config, "process"), "terminal")
     console_socket = local.text("console-socket")
     _check_console(terminal, console_socket, detached=_is_detached(call))
-    filter_value = (config.get("linux") or {}).get("seccomp")
+    filter_value = values.child(values.child(config, "linux"), "seccomp")
     seccomp = compile_profile(filter_value) if filter_value else None
     cgroup = _cgroup_path(config, container_id, systemd=call.globals.flag("systemd-cgroup"))
     directory = state.claim(call.root, container_id)
     container: Container | None = None
     try:
+        state.save(directory, container_id, config, bundle=bundle, cgroup=cgroup)
         gate = _open_gate(directory)
         container = lifecycle.create(
             config,
@@ -186,7 +187,15 @@ def _make(call: Call, container_id: str) -> tuple[state.Record, Container]:
             pivot=not local.flag("no-pivot"),
         )
         gate.close()
-        record = state.save(directory, container, config, bundle=bundle, namespaces=container.namespaces)
+        record = state.save(
+            directory,
+            container_id,
+            config,
+            bundle=bundle,
+            cgroup=cgroup,
+            namespaces=container.namespaces,
+            pid=container.init.pid,
+        )
         if container.init.console >= 0 and console_socket:
             foreground.send_console(console_socket, container.init.console)
         if local.text("pid-file"):
@@ -213,7 +222,7 @@ def _check_console(terminal: bool, console_socket: str, *, detached: bool) -> No
 
 
 def _preserved(local: Parsed) -> int:
-    """How many descriptors from 3 up the process shall have: --preserve-fds, and those of socket activation."""
+    """How many descriptors from 3 up the process shall have: --preserve-fds, and socket activation."""
     count = local.number("preserve-fds")
     if os.environ.get("LISTEN_FDS", "").isdigit():
         count += int(os.environ["LISTEN_FDS"])
@@ -257,12 +266,12 @@ def _release(record: state.Record) -> None:
             pass
     finally:
         os.close(place)
-    entries = (record.config.get("hooks") or {}).get("poststart")
+    entries = hooks.parse(values.child(record.config, "hooks")).get("poststart")
     if entries:
         try:
             hooks.run(entries, _hook_state(record, "running"), "poststart")
         except StartFailed as exc:
-            print(exc.message, file=sys.stderr)  # the specification: logged, and the container goes on
+            _complain(exc.message)  # the specification: logged, and the container goes on
 
 
 def _hook_state(record: state.Record, status: str) -> dict[str, Any]:
@@ -275,7 +284,7 @@ def _hook_state(record: state.Record, status: str) -> dict[str, Any]:
 
 
 def _state(call: Call) -> int:
-    print(json.dumps(call.record().shown(), indent=2))
+    _say(json.dumps(call.record().shown(), indent=2))
     return 0
 
 
@@ -283,17 +292,19 @@ def _list(call: Call) -> int:
     records = state.load_all(call.root)
     if call.local.flag("quiet"):
         for record in records:
-            print(record.id)
+            _say(record.id)
         return 0
     shown = [{**record.shown(), "owner": "root"} for record in records]
     if call.local.text("format", "table") == "json":
-        print(json.dumps(shown, separators=(",", ":")))
+        _say(json.dumps(shown, separators=(",", ":")))
         return 0
     rows = [["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]]
-    rows += [[str(each[key]) for key in ("id", "pid", "status", "bundle", "created", "owner")] for each in shown]
+    rows += [
+        [str(each[key]) for key in ("id", "pid", "status", "bundle", "created", "owner")] for each in shown
+    ]
     widths = [max(12, *(len(row[column]) + 3 for row in rows)) for column in range(len(rows[0]))]
     for row in rows:
-        print("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        _say("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
 
 
@@ -351,12 +362,12 @@ def _delete_forced(record: state.Record) -> None:
     if container is not None:
         _await_end(container.init)
     group.remove()
-    entries = (record.config.get("hooks") or {}).get("poststop")
+    entries = hooks.parse(values.child(record.config, "hooks")).get("poststop")
     if entries:
         try:
             hooks.run(entries, _hook_state(record, "stopped"), "poststop")
         except StartFailed as exc:
-            print(exc.message, file=sys.stderr)
+            _complain(exc.message)
     record.remove()
 
 
@@ -392,7 +403,7 @@ def _exec_process(call: Call) -> int:
     detached = local.flag("detach")
     _check_console(bool(process.get("terminal")), console_socket, detached=detached)
     container = record.container()
-    filter_value = (record.config.get("linux") or {}).get("seccomp")
+    filter_value = values.child(values.child(record.config, "linux"), "seccomp")
     container.seccomp = compile_profile(filter_value) if filter_value else None
     made = container.exec(process, stdio=None, preserved=_preserved(local))
     if console_socket:
@@ -410,7 +421,9 @@ def _process_object(call: Call, record: state.Record) -> dict[str, Any]:
     if local.text("process"):
         if len(local.arguments) > 1:
             raise Usage("either a process file or a command, not both")
-        return _read_json(local.text("process"), missing=f"open {local.text('process')}: no such file or directory")
+        return _read_json(
+            local.text("process"), missing=f"open {local.text('process')}: no such file or directory"
+        )
     if len(local.arguments) < 2:
         raise Usage("process args cannot be empty")
     process: dict[str, Any] = dict(record.config["process"])
@@ -435,9 +448,10 @@ def _process_object(call: Call, record: state.Record) -> dict[str, Any]:
         if not uid.isdigit() or (gid and not gid.isdigit()):
             raise Usage(f"parsing {local.text('user')} as uid[:gid] failed")
         process["user"] = {"uid": int(uid), "gid": int(gid or 0)}
-    for group in local.texts("additional-gids"):
-        user = dict(process["user"])
-        user["additionalGids"] = [*(user.get("additionalGids") or []), int(group)]
+    if local.texts("additional-gids"):
+        user = dict(values.child(process, "user"))
+        groups: list[Any] = user.get("additionalGids") or []
+        user["additionalGids"] = [*groups, *(int(group) for group in local.texts("additional-gids"))]
         process["user"] = user
     return process
 
@@ -462,7 +476,7 @@ def _ps(call: Call) -> int:
     record = call.record()
     pids = record.group().pids()
     if call.local.text("format", "table") == "json":
-        print(json.dumps(pids))
+        _say(json.dumps(pids))
         return 0
     rows = [["UID", "PID", "PPID", "CMD"]]
     for pid in pids:
@@ -470,7 +484,7 @@ def _ps(call: Call) -> int:
         if row is not None:
             rows.append(row)
     for row in rows:
-        print(f"{row[0]:<8} {row[1]:>7} {row[2]:>7} {row[3]}")
+        _say(f"{row[0]:<8} {row[1]:>7} {row[2]:>7} {row[3]}")
     return 0
 
 
@@ -492,7 +506,9 @@ def _update(call: Call) -> int:
         if local.text("resources") == "-":
             resources: dict[str, Any] = json.load(sys.stdin)
         else:
-            resources = _read_json(local.text("resources"), missing=f"open {local.text('resources')}: no such file")
+            resources = _read_json(
+                local.text("resources"), missing=f"open {local.text('resources')}: no such file"
+            )
     else:
         resources = {"memory": {}, "cpu": {}, "pids": {}}
         for option, (part, key) in _UPDATES.items():
@@ -536,7 +552,7 @@ def _spec(call: Call) -> int:
 
 
 def _features(call: Call) -> int:
-    print(json.dumps(example.features(VERSION), indent=4))
+    _say(json.dumps(example.features(VERSION), indent=4))
     return 0
 
 
@@ -545,13 +561,15 @@ def _cgroup_path(config: dict[str, Any], container_id: str, *, systemd: bool) ->
 
     With --systemd-cgroup it is slice:prefix:name, and the scope is made where systemd would have it.
     """
-    given = (config.get("linux") or {}).get("cgroupsPath") or ""
+    given = values.text(values.child(config, "linux"), "cgroupsPath")
     if systemd:
         if not given:
             given = f"system.slice:wherry:{container_id}"
         parts = given.split(":")
         if len(parts) != 3:
-            raise invalid(f"expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {given!r} instead")
+            raise invalid(
+                f'expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, got {given!r}'
+            )
         slice_name, prefix, name = parts
         unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
         return f"{_slice_path(slice_name or 'system.slice')}/{unit}"
@@ -575,9 +593,7 @@ def _read_json(path: str, *, missing: str) -> dict[str, Any]:
         raise invalid(missing) from exc
     except (ValueError, RecursionError) as exc:
         raise invalid(f"{path}: {exc}") from exc
-    if not isinstance(value, dict):
-        raise invalid(f"{path}: want a JSON object")
-    return value
+    return values.as_object(value, path)
 
 
 def _signal(text: str) -> int:
@@ -608,10 +624,18 @@ def _report(given: Parsed, message: str) -> None:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as exc:
-            print(f"{path}: {_os_text(exc)}", file=sys.stderr)
-        print(message, file=sys.stderr)
+            _complain(f"{path}: {_os_text(exc)}")
+        _complain(message)
     else:
-        print(line, file=sys.stderr)
+        _complain(line)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(text + "\n")
 
 
 def _check_count(name: str, count: int, least: int, most: int) -> None:
@@ -624,9 +648,17 @@ def _check_count(name: str, count: int, least: int, most: int) -> None:
 
 
 def _usage() -> str:
-    lines = ["USAGE: wherry-runtime [global options] command [command options] [arguments...]", "", "COMMANDS:"]
+    lines = [
+        "USAGE: wherry-runtime [global options] command [command options] [arguments...]",
+        "",
+        "COMMANDS:",
+    ]
     lines += [f"   {name}" for name in _COMMANDS]
-    lines += ["", "GLOBAL OPTIONS:", *(f"   --{name}{' value' if value else ''}" for name, (_, value) in _GLOBAL.items())]
+    lines += [
+        "",
+        "GLOBAL OPTIONS:",
+        *(f"   --{name}{' value' if value else ''}" for name, (_, value) in _GLOBAL.items()),
+    ]
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """What a container finds in /dev: device nodes, the symlinks programs expect, and the console.
 
-All of it is made by descriptor below the new root, so an image whose /dev is a symlink gets nothing on the host.
+All of it is made by descriptor below the new root, so an image whose /dev is a symlink gets nothing on the
+host.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import stat
 
 from wherry.linux import files, mounts
+from wherry.runtime import values
 from wherry.runtime.errors import invalid
 
 TYPE_CHECKING = False
@@ -55,19 +57,19 @@ def parse(entries: list[dict[str, Any]]) -> list[Device]:
     for path, kind, major, minor, mode in DEFAULTS:
         found[path] = Device(path, _TYPES[kind] | mode, os.makedev(major, minor), 0, 0)
     for entry in entries:
-        path = entry.get("path")
-        kind = entry.get("type")
-        if not isinstance(path, str) or not path.startswith("/"):
+        path = values.text(entry, "path")
+        kind = values.text(entry, "type")
+        if not path.startswith("/"):
             raise invalid(f"invalid device path {path!r}: want an absolute one")
         if kind not in _TYPES:
             raise invalid(f"invalid type {kind!r} of device {path}: want c, b, u or p")
-        mode = entry.get("fileMode")
+        mode = values.number(entry, "fileMode")
         found[os.path.normpath(path)] = Device(
             os.path.normpath(path),
-            _TYPES[kind] | (0o666 if mode is None else int(mode) & 0o7777),
-            os.makedev(int(entry.get("major") or 0), int(entry.get("minor") or 0)),
-            int(entry.get("uid") or 0),
-            int(entry.get("gid") or 0),
+            _TYPES[kind] | (0o666 if mode is None else mode & 0o7777),
+            os.makedev(values.number(entry, "major") or 0, values.number(entry, "minor") or 0),
+            values.number(entry, "uid") or 0,
+            values.number(entry, "gid") or 0,
         )
     return list(found.values())
 
@@ -154,7 +156,8 @@ def _make(directory: int, name: str, device: Device) -> None:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_IFMT(found.st_mode) == stat.S_IFMT(device.mode) and found.st_rdev == device.number:
             return
-        # Something else has the name (an image with a file there): a mask or a program would trust the wrong thing.
+        # Something else has the name (an image with a file there): a mask or a program would trust the wrong
+        # thing.
         os.unlink(name, dir_fd=directory)
         os.mknod(name, device.mode, device.number, dir_fd=directory)
     if device.uid or device.gid:

@@ -1,4 +1,6 @@
-"""What the runtime refuses to do and what failed inside a container, in one exception that travels between processes."""
+"""What the runtime refuses to do and what failed inside a container, in one exception that travels between
+processes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ INTERNAL = "internal"
 
 
 class StartFailed(Exception):
-    """A container or process could not be made or started; `message` is what runc would print after its prefix."""
+    """A container or process could not be made or started; `message` is what runc would print after its
+    prefix.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

@@ -63,7 +63,9 @@ def features(version: str) -> dict[str, Any]:
             "seccomp": {
                 "enabled": True,
                 "actions": [f"SCMP_ACT_{name}" for name in _ACTIONS],
-                "operators": [f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")],
+                "operators": [
+                    f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")
+                ],
                 "archs": [f"SCMP_ARCH_{name}" for name in ("AARCH64", "ARM", "X32", "X86", "X86_64")],
             },
             "apparmor": {"enabled": True},

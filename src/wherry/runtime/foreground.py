@@ -1,4 +1,4 @@
-"""Staying with a process: relay between our terminal and its pty, pass signals on, wait, give its exit code."""
+"""Staying with a process: relay between our terminal and its pty, pass signals on, wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Hooks of config.json: programs run at fixed points of a container's life, the state on their standard input."""
+"""Hooks of config.json: programs run at fixed points of a container's life, the state on their standard
+input.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import select
 import signal
 import time
 
+from wherry.runtime import identity, values
 from wherry.runtime.errors import INTERNAL, StartFailed, invalid
 
 TYPE_CHECKING = False
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from wherry.runtime.plan import Plan
 
 OCI_VERSION = "1.2.0"
+NAMES = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _STDERR_LIMIT = 4096
 
 
@@ -34,32 +38,43 @@ def state(plan: Plan, pid: int, status: str) -> dict[str, Any]:
     return result
 
 
-def check(hooks: dict[str, list[dict[str, Any]]]) -> None:
-    """Refuse what could not be run."""
-    for name, entries in hooks.items():
-        for entry in entries or []:
-            path = entry.get("path")
-            if not isinstance(path, str) or not path.startswith("/"):
-                raise invalid(f"invalid {name} hook path {path!r}: want an absolute path")
+class Hook:
+    """One program to run; `timeout_s` 0 means that it has all the time it wants."""
+
+    __slots__ = ("args", "env", "path", "timeout_s")
+
+    def __init__(self, name: str, entry: dict[str, Any]) -> None:
+        self.path = values.text(entry, "path")
+        if not self.path.startswith("/"):
+            raise invalid(f"invalid {name} hook path {self.path!r}: want an absolute path")
+        self.args = values.texts(entry, "args") or [self.path]
+        self.env = identity.parse_environment(values.texts(entry, "env"))
+        timeout = values.number(entry, "timeout")
+        if timeout is not None and timeout <= 0:
+            raise invalid(f"invalid {name} hook timeout {timeout}: want a positive number of seconds")
+        self.timeout_s = timeout or 0
 
 
-def run(entries: list[dict[str, Any]], state_value: dict[str, Any], name: str) -> None:
+def parse(entries: dict[str, Any]) -> dict[str, list[Hook]]:
+    """The `hooks` object of config.json, those without an entry left out."""
+    found = {name: [Hook(name, entry) for entry in values.children(entries, name)] for name in NAMES}
+    return {name: hooks for name, hooks in found.items() if hooks}
+
+
+def run(entries: list[Hook], state_value: dict[str, Any], name: str) -> None:
     """Run each hook to its end, in order. The first that fails, or takes too long, stops the rest."""
     data = json.dumps(state_value).encode()
-    for number, entry in enumerate(entries):
-        problem = _run_one(entry, data)
+    for number, hook in enumerate(entries):
+        problem = _run_one(hook, data)
         if problem:
             raise StartFailed(INTERNAL, f"error running {name} hook #{number}: {problem}")
 
 
-def _run_one(entry: dict[str, Any], data: bytes) -> str | None:
+def _run_one(hook: Hook, data: bytes) -> str | None:
     """None when the hook ended with status 0, else what went wrong."""
     stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC)
     stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC)
-    environment = dict(each.partition("=")[::2] for each in entry.get("env") or [])
-    arguments = entry.get("args") or [entry["path"]]
-    timeout = entry.get("timeout")
-    deadline = time.monotonic() + timeout if timeout else None
+    deadline = time.monotonic() + hook.timeout_s if hook.timeout_s else None
     pid = os.fork()
     if pid == 0:
         try:
@@ -68,9 +83,9 @@ def _run_one(entry: dict[str, Any], data: bytes) -> str | None:
             os.dup2(stderr_write, 2)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            os.execve(entry["path"], arguments, environment)
+            os.execve(hook.path, hook.args, hook.env)
         except OSError as exc:
-            os.write(2, f"exec {entry['path']}: {os.strerror(exc.errno or 0).lower()}".encode())
+            os.write(2, f"exec {hook.path}: {os.strerror(exc.errno or 0).lower()}".encode())
         finally:
             os._exit(127)
     os.close(stdin_read)
@@ -88,7 +103,7 @@ def _run_one(entry: dict[str, Any], data: bytes) -> str | None:
     finally:
         os.close(stderr_read)
     if not in_time:
-        return f"hook ran past specified timeout of {timeout:.1f}s"
+        return f"hook ran past specified timeout of {hook.timeout_s:.1f}s"
     code = os.waitstatus_to_exitcode(status)
     if code == 0:
         return None

@@ -1,7 +1,8 @@
 """From set-up code to the user's program: limits, user, capabilities, seccomp, PATH look-up, execve.
 
-Both the container's first process and every exec end here. The order is runc's: what needs privileges comes before
-they are dropped; the filter is installed before the drop unless no-new-privileges is on (it needs CAP_SYS_ADMIN).
+Both the container's first process and every exec end here. The order is runc's: what needs privileges comes
+before they are dropped; the filter is installed before the drop unless no-new-privileges is on (it needs
+CAP_SYS_ADMIN).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import stat
 
 from wherry.linux import capabilities, files, process
-from wherry.runtime import procfs
+from wherry.runtime import procfs, users, values
 from wherry.runtime.errors import (
     INTERNAL,
     NOT_FOUND,
@@ -50,11 +51,16 @@ _RLIMITS: dict[str, int] = {
 _INFINITY = 0xFFFFFFFFFFFFFFFF
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PREFIX = "unable to start container process: "
-_ESCAPED = "current working directory is outside of container mount namespace root -- possible container breakout detected"
+_ESCAPED = (
+    "current working directory is outside of container mount namespace root"
+    " -- possible container breakout detected"
+)
 
 
 class Identity:
-    """A `process` object of config.json, checked before the fork, so that what follows cannot fail on its shape."""
+    """A `process` object of config.json, checked before the fork, so that what follows cannot fail on its
+    shape.
+    """
 
     __slots__ = (
         "ambient",
@@ -85,37 +91,36 @@ class Identity:
     )
 
     def __init__(self, entry: dict[str, Any], seccomp: bytes | None) -> None:
-        args = entry.get("args")
-        if not isinstance(args, list) or not args:
+        self.args = values.texts(entry, "args")
+        if not self.args:
             raise invalid("args must not be empty")
-        self.args: list[str] = [_plain("argument", each) for each in args]
-        self.env: dict[str, str] = parse_environment(entry.get("env") or [])
-        self.cwd = _plain("cwd", entry.get("cwd") or "")
+        self.env = parse_environment(values.texts(entry, "env"))
+        self.cwd = values.text(entry, "cwd")
         if not self.cwd.startswith("/"):
             raise invalid("cwd must be an absolute path" if self.cwd else "cwd property must not be empty")
-        user = entry.get("user") or {}
+        user = values.child(entry, "user")
         self.uid = _id("uid", user.get("uid") or 0)
         self.gid = _id("gid", user.get("gid") or 0)
-        self.groups = [_id("gid", each) for each in user.get("additionalGids") or []]
-        self.umask: int | None = user.get("umask")
-        self.user_name: str | None = user.get("username")
-        """`user[:group]` to be looked up in the container, in place of the numbers. None: the numbers stand."""
-        self.user_groups: list[str] = user.get("groupnames") or []
-        sets = entry.get("capabilities")
-        wanted = sets or {}
-        self.bounding = capabilities.bits(wanted.get("bounding") or [])
-        self.effective = capabilities.bits(wanted.get("effective") or [])
-        self.permitted = capabilities.bits(wanted.get("permitted") or [])
-        self.inheritable = capabilities.bits(wanted.get("inheritable") or [])
-        self.ambient = capabilities.bits(wanted.get("ambient") or [])
-        self.no_new_privileges = bool(entry.get("noNewPrivileges"))
-        self.rlimits = [_rlimit(each) for each in entry.get("rlimits") or []]
-        self.oom_score_adj: int | None = entry.get("oomScoreAdj")
-        self.apparmor: str = entry.get("apparmorProfile") or ""
-        self.selinux: str = entry.get("selinuxLabel") or ""
-        self.terminal = bool(entry.get("terminal"))
-        size = entry.get("consoleSize") or {}
-        self.height, self.width = int(size.get("height") or 0), int(size.get("width") or 0)
+        groups: list[Any] = user.get("additionalGids") or []
+        self.groups = [_id("gid", each) for each in groups]
+        self.umask = values.number(user, "umask")
+        # `user[:group]` to be looked up in the container, in place of the numbers. None: the numbers stand.
+        self.user_name = values.text(user, "username") if "username" in user else None
+        self.user_groups = values.texts(user, "groupnames")
+        sets = values.child(entry, "capabilities")
+        self.bounding = capabilities.bits(values.texts(sets, "bounding"))
+        self.effective = capabilities.bits(values.texts(sets, "effective"))
+        self.permitted = capabilities.bits(values.texts(sets, "permitted"))
+        self.inheritable = capabilities.bits(values.texts(sets, "inheritable"))
+        self.ambient = capabilities.bits(values.texts(sets, "ambient"))
+        self.no_new_privileges = values.flag(entry, "noNewPrivileges")
+        self.rlimits = [_rlimit(each) for each in values.children(entry, "rlimits")]
+        self.oom_score_adj = values.number(entry, "oomScoreAdj")
+        self.apparmor = values.text(entry, "apparmorProfile")
+        self.selinux = values.text(entry, "selinuxLabel")
+        self.terminal = values.flag(entry, "terminal")
+        size = values.child(entry, "consoleSize")
+        self.height, self.width = _size(size, "height"), _size(size, "width")
         self.seccomp = seccomp
         # What we have ourselves is known before the fork: it is the most that a container can get.
         self.own_permitted, self.own_bounding = capabilities.limits()
@@ -144,8 +149,12 @@ def join_keyring(container_id: str, *, first: bool) -> None:
 
 
 def drop_privileges(identity: Identity, root: int) -> None:
-    """Become the user, with the capabilities and in the directory asked for, filter on, all descriptors but 0-2 on
-    their way to be closed. What remains is `execute`."""
+    """Become the user, with the capabilities and in the directory asked for, filter on, all descriptors but
+    0-2 on their way to be closed. What remains is `execute`.
+    """
+    if identity.user_name is not None:
+        found = users.resolve(root, identity.user_name, identity.user_groups)
+        identity.uid, identity.gid, identity.groups = found
     if identity.seccomp is not None and not identity.no_new_privileges:
         process.install_seccomp(identity.seccomp)
     own_permitted, bound = identity.own_permitted, identity.own_bounding
@@ -168,7 +177,7 @@ def drop_privileges(identity: Identity, root: int) -> None:
 
 
 def reset_signals() -> None:
-    """Default dispositions and an empty mask: Python ignores SIGPIPE, and our own parents may ignore others."""
+    """Default dispositions, empty mask: Python ignores SIGPIPE, and our own parents may ignore others."""
     for number in range(1, signal.NSIG):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
@@ -176,7 +185,9 @@ def reset_signals() -> None:
 
 
 def look_up(identity: Identity) -> str:
-    """The file to execute for args[0], as execvp(3) finds it with the process's own PATH; errors in Docker's words."""
+    """The file to execute for args[0], as execvp(3) finds it with the process's own PATH; errors in Docker's
+    words.
+    """
     name = identity.args[0]
     if "/" in name:
         error = _not_executable(name)
@@ -213,7 +224,7 @@ def parse_environment(entries: list[str]) -> dict[str, str]:
     """NAME=VALUE texts as a mapping; of a repeated name the last counts."""
     result: dict[str, str] = {}
     for entry in entries:
-        name, _, value = _plain("environment variable", entry).partition("=")
+        name, _, value = entry.partition("=")
         if name:
             result[name] = value
     return result
@@ -249,7 +260,9 @@ def _change_directory(cwd: str, *, last: bool) -> bool:
 
 
 def _check_directory() -> None:
-    """A working directory that was reached through a leaked descriptor lies outside of our root (CVE-2024-21626)."""
+    """A working directory that was reached through a leaked descriptor lies outside of our root
+    (CVE-2024-21626).
+    """
     try:
         inside = process.working_directory().startswith(b"/")
     except OSError:
@@ -283,16 +296,15 @@ def _home(root: int, uid: int) -> str:
 
 
 def _rlimit(entry: dict[str, Any]) -> tuple[str, int, int, int]:
-    name = str(entry.get("type"))
+    name = values.text(entry, "type")
     number = _RLIMITS.get(name)
     if number is None:
         raise invalid(f"invalid rlimit type {name!r}")
-    soft, hard = (_limit(entry.get(key)) for key in ("soft", "hard"))
+    soft, hard = (_limit(values.number(entry, key) or 0) for key in ("soft", "hard"))
     return name, number, soft, hard
 
 
-def _limit(value: Any) -> int:
-    number = int(value or 0)
+def _limit(number: int) -> int:
     return resource.RLIM_INFINITY if number >= _INFINITY or number < 0 else number
 
 
@@ -302,9 +314,10 @@ def _id(kind: str, value: Any) -> int:
     return value
 
 
-def _plain(what: str, value: Any) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise invalid(f"invalid {what} {value!r}")
+def _size(entry: dict[str, Any], key: str) -> int:
+    value = values.number(entry, key) or 0
+    if not 0 <= value <= 0xFFFF:
+        raise invalid(f"invalid console {key} {value}")
     return value
 
 
@@ -327,5 +340,5 @@ def _write_label(proc: int, names: tuple[str, ...], text: str, label: str) -> No
             if name == names[-1]:
                 raise StartFailed(
                     INTERNAL,
-                    f"{_PREFIX}error during container init: unable to apply security label {label}: {go_text(exc)}",
+                    f"{_PREFIX}error during container init: unable to apply label {label}: {go_text(exc)}",
                 ) from exc

@@ -1,23 +1,21 @@
 """The container's first process, and others that join it, between clone3 and execve.
 
-Nothing here imports, looks up a codec or reads a file for the interpreter once the container's filesystem is entered:
-everything is loaded when this module is. The process is not dumpable from its first line, so nothing inside the
-container can look into it (CVE-2019-5736).
+Nothing here imports, looks up a codec or reads a file for the interpreter once the container's filesystem is
+entered: everything is loaded when this module is. The process is not dumpable from its first line, so nothing
+inside the container can look into it (CVE-2019-5736).
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import socket
 import struct
-import sys
 
 from wherry.linux import files, process, terminals
 from wherry.linux import mounts as linux_mounts
 from wherry.runtime import cgroup_mounts, channel, devices, hooks, identity, masks, mounts, procfs, rootfs
-from wherry.runtime.errors import INTERNAL, StartFailed, failed, invalid
+from wherry.runtime.errors import INTERNAL, StartFailed, failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ def run(
     stdio: tuple[int, int, int] | None,
     gate: socket.socket | None,
 ) -> NoReturn:
-    """Be the first process: set the container up, report "created", wait for "start", execute. Never returns."""
+    """Be the first process: set the container up, report "created", wait for "start", execute."""
     _guard(control, lambda: _run(plan, cgroup, control, stdio, gate))
 
 

@@ -9,10 +9,10 @@ import os
 import signal
 
 from wherry.linux import process
-from wherry.runtime import channel, hooks, init, mounts
+from wherry.runtime import channel, hooks, init, values
 from wherry.runtime import rootfs as root_filesystem
 from wherry.runtime.cgroups.driver import cgroup_for
-from wherry.runtime.errors import INTERNAL, StartFailed, go_text, invalid
+from wherry.runtime.errors import INTERNAL, StartFailed, go_text
 from wherry.runtime.identity import Identity
 from wherry.runtime.plan import Plan
 
@@ -28,8 +28,9 @@ __all__ = ["Container", "Process", "StartFailed", "create"]
 
 
 class Process:
-    """A process in a container, child of the caller: `pid` in the caller's pid namespace; `console` its pty's master
-    or -1. The descriptors belong to whoever holds this; `close` gives them back."""
+    """A process in a container, child of the caller: `pid` in the caller's pid namespace; `console` its pty's
+    master or -1. The descriptors belong to whoever holds this; `close` gives them back.
+    """
 
     __slots__ = ("console", "pid", "pidfd")
 
@@ -46,8 +47,9 @@ class Process:
 
 
 class Container:
-    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` is the bare root filesystem
-    without the other mounts."""
+    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` is the bare root
+    filesystem without the other mounts.
+    """
 
     __slots__ = ("_control", "cgroup", "id", "init", "namespaces", "netns", "rootfs", "seccomp")
 
@@ -121,7 +123,7 @@ class Container:
             theirs.close()
 
     def signal(self, number: int, *, everything: bool = False) -> None:
-        """Signal the first process, or every process of the container. One that is gone already is no error."""
+        """Signal the first process, or every process of the container. One that is gone is no error."""
         if not everything:
             try:
                 signal.pidfd_send_signal(self.init.pidfd, number)
@@ -185,21 +187,17 @@ def create(
 ) -> Container:
     """Make the container that `spec` (a parsed config.json) describes, up to OCI's "created".
 
-    `rootfs` is a Rootfs value, or None for root.path of `spec`; `stdio` the process's descriptors 0-2 without a
-    terminal; `netns` a network namespace to join; `seccomp` a compiled filter, in place of linux.seccomp; `cgroup` a
-    path such as `/wherry/ID`. `gate`: a listening socket on which "start" comes, for a maker that does not stay.
-    Raises StartFailed, and then nothing is left: no process, no cgroup, no descriptor.
+    `rootfs` is a Rootfs value, or None for root.path of `spec`; `stdio` the process's descriptors 0-2 without
+    a terminal; `netns` a network namespace to join; `seccomp` a compiled filter, in place of linux.seccomp;
+    `cgroup` a path such as `/wherry/ID`. `gate`: a listening socket on which "start" comes, for a maker that
+    does not stay. Raises StartFailed, and then nothing is left: no process, no cgroup, no descriptor.
     """
     plan = Plan(spec, container_id=container_id, bundle=bundle, seccomp=seccomp)
     plan.pivot = pivot
     plan.preserved = preserved
-    hooks.check(plan.hooks)
+    group = cgroup_for(cgroup)
     try:
-        group = cgroup_for(cgroup)
-    except ValueError as exc:
-        raise invalid(str(exc)) from exc
-    try:
-        plan.open_namespaces(spec["linux"].get("namespaces") or [], netns)
+        plan.open_namespaces(values.children(values.child(spec, "linux"), "namespaces"), netns)
         return _make(plan, group, lambda: root_filesystem.assemble(rootfs, spec, bundle), stdio, gate)
     except OSError as exc:
         subject = f" {os.fsdecode(exc.filename)}" if exc.filename else ""
@@ -226,8 +224,8 @@ def _make(
 ) -> Container:
     """Process, cgroup, root, binds; then wait until the process says that the container is created.
 
-    The process makes its namespaces and new filesystems while we assemble the rest. A cgroup that it is born in must
-    be there first.
+    The process makes its namespaces and new filesystems while we assemble the rest. A cgroup that it is born
+    in must be there first.
     """
     pid = pidfd = -1
     received: list[int] = []
@@ -248,7 +246,7 @@ def _make(
             channel.expect(ours, "namespaces")
             state = hooks.state(plan, pid, "creating")
             for name in ("prestart", "createRuntime"):
-                hooks.run(plan.hooks.get(name) or [], state, name)
+                hooks.run(plan.hooks.get(name, []), state, name)
             channel.send(ours, {"go": True})
         received = channel.expect(ours, "created")
         netns = -1
@@ -323,11 +321,12 @@ def _set_from_outside(plan: Plan, pid: int, control: socket.socket) -> None:
             ) from exc
 
 
-def _mapping(entries: list[dict[str, int]]) -> str:
-    try:
-        return "".join(f"{int(e['containerID'])} {int(e['hostID'])} {int(e['size'])}\n" for e in entries)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise invalid(f"invalid id mapping: {entries!r}") from exc
+def _mapping(entries: list[dict[str, Any]]) -> str:
+    lines: list[str] = []
+    for entry in entries:
+        numbers = [values.number(entry, key) for key in ("containerID", "hostID", "size")]
+        lines.append(" ".join(str(number or 0) for number in numbers) + "\n")
+    return "".join(lines)
 
 
 def _write(path: str, value: str) -> None:

@@ -13,7 +13,9 @@ _NOTHING = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.
 
 
 def mask(root: int, paths: list[str]) -> None:
-    """Put the null device over files and one shared empty read-only tmpfs over directories; absent paths are left."""
+    """Put the null device over files and one shared empty read-only tmpfs over directories; absent paths are
+    left.
+    """
     null = -1
     empty = -1
     try:
@@ -24,7 +26,9 @@ def mask(root: int, paths: list[str]) -> None:
             try:
                 if stat.S_ISDIR(os.fstat(target).st_mode):
                     if empty < 0:
-                        empty = mounts.new_filesystem("tmpfs", [("size", "0"), ("nr_inodes", "2")], _NOTHING)
+                        empty = mounts.new_filesystem(
+                            "tmpfs", [("source", "tmpfs"), ("nr_inodes", "2")], _NOTHING
+                        )
                         mounts.attach(empty, target)
                         continue
                     _attach_clone(empty, target)
@@ -67,8 +71,9 @@ def _find(root: int, path: str) -> int:
 
 
 def _open_null(root: int) -> int:
-    """The container's /dev/null, once it is proven to be that device: a swapped one would make every mask a writable
-    bind of somebody's file (CVE-2025-31133)."""
+    """The container's /dev/null, once it is proven to be that device: a swapped one would make every mask a
+    writable bind of somebody's file (CVE-2025-31133).
+    """
     null = files.open_below(root, "/dev/null", os.O_PATH | os.O_NOFOLLOW)
     if files.is_device(null, 1, 3):
         return null

@@ -1,8 +1,8 @@
-"""The mounts of config.json: parsed and checked before the fork, their sources opened in the host's mount namespace,
-attached by the container's first process below its new root.
+"""The mounts of config.json: parsed and checked before the fork, their sources opened in the host's mount
+namespace, attached by the container's first process below its new root.
 
-A mount is made detached with all its attributes (never writable for a moment when it shall be read-only) and moved to
-its target, which is resolved inside the root by descriptor and made when it is missing.
+A mount is made detached with all its attributes (never writable for a moment when it shall be read-only) and
+moved to its target, which is resolved inside the root by descriptor and made when it is missing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import stat
 
 from wherry.linux import files, mounts
+from wherry.runtime import copyup, values
 from wherry.runtime.errors import INTERNAL, StartFailed, go_text, invalid, quote
 
 TYPE_CHECKING = False
@@ -54,20 +55,34 @@ _NOTHING = frozenset(
     ("defaults", "async", "nolazytime", "nomand", "loud", "remount", "iversion", "noiversion", "acl")
 )
 
-# What may be mounted below /proc (by name): lxcfs and friends replace single files; nothing else there is safe, since
-# the runtime and others trust what /proc says (CVE-2019-16884, CVE-2019-19921).
+# What may be mounted below /proc (by name): lxcfs and friends replace single files; nothing else there is
+# safe, since the runtime and others trust what /proc says (CVE-2019-16884, CVE-2019-19921).
 _ALLOWED_IN_PROC = frozenset(
-    "/proc/cpuinfo /proc/diskstats /proc/meminfo /proc/stat /proc/swaps /proc/uptime /proc/loadavg /proc/slabinfo"
-    " /proc/net/dev /proc/sys/kernel/ns_last_pid /proc/sys/crypto/fips_enabled".split()
+    [
+        "/proc/cpuinfo",
+        "/proc/diskstats",
+        "/proc/meminfo",
+        "/proc/stat",
+        "/proc/swaps",
+        "/proc/uptime",
+        "/proc/loadavg",
+        "/proc/slabinfo",
+        "/proc/net/dev",
+        "/proc/sys/kernel/ns_last_pid",
+        "/proc/sys/crypto/fips_enabled",
+    ]
 )
 _TYPES_IN_PROC = frozenset(("proc",))
 
 
 class Mount:
-    """One entry of `mounts`, understood. `tree` is its detached bind, or -1 for a filesystem made by the child."""
+    """One entry of `mounts`, understood. `tree` is its detached bind, or -1 for a filesystem made by the
+    child.
+    """
 
     __slots__ = (
         "add",
+        "copies_up",
         "data",
         "destination",
         "kind",
@@ -87,6 +102,7 @@ class Mount:
         self.source = source
         self.destination = destination
         self.add = 0
+        self.copies_up = False
         self.remove = 0
         self.recursive_add = 0
         self.recursive_remove = 0
@@ -100,15 +116,15 @@ class Mount:
 
 def parse(entry: dict[str, Any]) -> Mount:
     """A `mounts` entry of config.json, refused when it makes no sense or would undermine the container."""
-    destination = entry.get("destination")
-    if not destination or not isinstance(destination, str):
+    destination = values.text(entry, "destination")
+    if not destination:
         raise invalid("mount destination is empty")
     # Relative destinations are old usage that runc still takes as relative to "/".
     destination = os.path.normpath("/" + destination.lstrip("/"))
-    options: list[str] = entry.get("options") or []
-    kind = str(entry.get("type") or "")
+    options = values.texts(entry, "options")
+    kind = values.text(entry, "type")
     bind = "bind" in options or "rbind" in options
-    mount = Mount("bind" if bind else kind, str(entry.get("source") or ""), destination)
+    mount = Mount("bind" if bind else kind, values.text(entry, "source"), destination)
     if not mount.kind:
         raise invalid(f"mount destination {destination}: no type and not a bind")
     for option in options:
@@ -128,7 +144,8 @@ def known_options() -> list[str]:
 
 
 def open_source(mount: Mount, bundle: str) -> None:
-    """Clone a bind's source, seen from here: the host's mount namespace. A relative path starts at the bundle.
+    """Clone a bind's source, seen from here: the host's mount namespace. A relative path starts at the
+    bundle.
 
     StartFailed says which mount it was, in runc's words.
     """
@@ -139,8 +156,8 @@ def open_source(mount: Mount, bundle: str) -> None:
     except OSError as exc:
         raise StartFailed(
             INTERNAL,
-            f"unable to start container process: error during container init: error mounting {quote(mount.source)}"
-            f" to rootfs at {quote(mount.destination)}: {go_text(exc)}",
+            "unable to start container process: error during container init:"
+            f" error mounting {quote(mount.source)} to rootfs at {quote(mount.destination)}: {go_text(exc)}",
         ) from exc
 
 
@@ -150,8 +167,8 @@ def _open_bind(mount: Mount, bundle: str) -> None:
     path = mount.source if mount.source.startswith("/") else os.path.join(bundle, mount.source)
     mount.tree = mounts.clone_tree(path, recursive=mount.recursive_bind)
     try:
-        # A clone of a shared mount is its peer: what is mounted below it inside must not reach the host, but the
-        # other way is what a container, whose whole tree is a slave of the host's, expects.
+        # A clone of a shared mount is its peer: what is mounted below it inside must not reach the host, but
+        # the other way is what a container, whose whole tree is a slave of the host's, expects.
         if not _shares(mount):
             mounts.change_mount(mount.tree, propagation=mounts.MS_SLAVE, recursive=True)
         _apply_attributes(mount)
@@ -165,8 +182,9 @@ def make_detached(mount: Mount) -> int:
     """The detached mount for an entry; new filesystems are made here, in the namespaces they belong to."""
     if mount.tree >= 0:
         return mount.tree
-    # Nodes and mount points are still to be made in it.
-    mount.late_read_only = mount.destination == "/dev" and bool(mount.add & mounts.ATTR_RDONLY)
+    # Nodes and mount points, or what is copied up, are still to be made in it.
+    filled = mount.destination == "/dev" or mount.copies_up
+    mount.late_read_only = filled and bool(mount.add & mounts.ATTR_RDONLY)
     options = list(mount.data)
     if mount.source:
         options.insert(0, ("source", mount.source))
@@ -179,10 +197,11 @@ def make_detached(mount: Mount) -> int:
 
 
 def open_target(root: int, mount: Mount) -> int:
-    """The O_PATH descriptor of the place to mount on, made when it is missing: a directory or a file, as the source.
+    """The O_PATH descriptor of the place to mount on, made when it is missing: a directory or a file, as the
+    source.
 
-    /proc and /sys must be directories of the root itself: in an image where they are symlinks, masks and read-only
-    paths would be put elsewhere (CVE-2019-19921, CVE-2023-27561).
+    /proc and /sys must be directories of the root itself: in an image where they are symlinks, masks and
+    read-only paths would be put elsewhere (CVE-2019-19921, CVE-2023-27561).
     """
     if mount.kind in ("proc", "sysfs"):
         try:
@@ -203,13 +222,32 @@ def attach(root: int, mount: Mount) -> None:
     tree = make_detached(mount)
     if mount.kind == "bind":
         mount.source_is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+    existed = mount.kind != "tmpfs" or _exists(root, mount.destination)
     target = open_target(root, mount)
     try:
+        if mount.kind == "tmpfs" and existed:
+            _take_over(mount, target, tree)
         mounts.attach(tree, target)
     finally:
         os.close(target)
     for propagation, recursive in mount.propagation:
         mounts.change_mount(tree, propagation=propagation, recursive=recursive)
+
+
+def _exists(root: int, path: str) -> bool:
+    try:
+        os.close(files.open_below(root, path, os.O_PATH))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _take_over(mount: Mount, target: int, tree: int) -> None:
+    """Over a directory of the image: its mode, unless one is asked for, and its contents, if asked for."""
+    if mount.copies_up:
+        copyup.copy_directory(target, tree)
+    elif not any(key == "mode" for key, _ in mount.data):
+        os.chmod(".", stat.S_IMODE(os.fstat(target).st_mode), dir_fd=tree)
 
 
 def close(mount: Mount) -> None:
@@ -236,8 +274,10 @@ def _parse_option(mount: Mount, option: str) -> None:
         add, remove = _ATTRIBUTES[option[1:]]
         mount.recursive_add = mount.recursive_add & ~remove | add
         mount.recursive_remove = mount.recursive_remove & ~add | remove
-    elif option == "tmpcopyup":
-        raise invalid(f"mount destination {mount.destination}: option tmpcopyup is not supported")
+    elif option in ("tmpcopyup", "notmpcopyup"):
+        if mount.kind != "tmpfs":
+            raise invalid(f"mount destination {mount.destination}: option {option} is for tmpfs only")
+        mount.copies_up = option == "tmpcopyup"
     elif mount.kind != "bind":
         key, equals, value = option.partition("=")
         mount.data.append((key, value if equals else None))
@@ -271,7 +311,9 @@ def _shares(mount: Mount) -> bool:
 
 
 def _check_proc(mount: Mount) -> None:
-    """Refuse what lies on or below /proc, save a procfs on it and single files that tools are known to replace."""
+    """Refuse what lies on or below /proc, save a procfs on it and single files that tools are known to
+    replace.
+    """
     place = mount.destination
     if place != "/proc" and not place.startswith("/proc/"):
         return

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 from wherry.linux import process
+from wherry.runtime import values
 from wherry.runtime.errors import StartFailed, invalid
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ FLAGS: dict[str, int] = {
 
 
 class Namespaces:
-    """What linux.namespaces asks for. `joined` holds open descriptors by flag: close() them after the fork."""
+    """What linux.namespaces asks for. `joined` holds descriptors by flag: close() them after the fork."""
 
     __slots__ = ("joined", "new")
 
@@ -47,20 +48,21 @@ class Namespaces:
 
 
 def open_namespaces(entries: list[dict[str, Any]], *, network: int | None) -> Namespaces:
-    """Check the list and open what is to be joined; `network` is a network namespace that is joined instead of a
-    new one. The caller's descriptor is duplicated."""
+    """Check the list and open what is to be joined; `network` is a network namespace that is joined instead
+    of a new one. The caller's descriptor is duplicated.
+    """
     result = Namespaces(0, {})
     seen: set[str] = set()
     try:
         for entry in entries:
-            kind = str(entry.get("type"))
+            kind = values.text(entry, "type")
             flag = FLAGS.get(kind)
             if flag is None:
                 raise invalid(f"namespace {kind!r} does not exist")
             if kind in seen:
                 raise invalid(f"malformed spec: duplicated namespace {kind!r}")
             seen.add(kind)
-            path = entry.get("path")
+            path = values.text(entry, "path")
             if kind == "network" and network is not None:
                 result.joined[flag] = os.dup(network)
             elif path:

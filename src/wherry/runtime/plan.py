@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from wherry.linux import process
-from wherry.runtime import devices, mounts, procfs
+from wherry.runtime import devices, hooks, mounts, procfs, values
 from wherry.runtime.errors import invalid
 from wherry.runtime.identity import Identity
 from wherry.runtime.namespaces import Namespaces, open_namespaces
@@ -25,11 +25,11 @@ class Plan:
     __slots__ = (
         "annotations",
         "bundle",
-        "cgroup_namespace_new",
         "container_id",
         "descriptors",
         "devices",
         "domainname",
+        "gid_mappings",
         "hooks",
         "hostname",
         "identity",
@@ -45,45 +45,43 @@ class Plan:
         "root",
         "sysctl",
         "uid_mappings",
-        "gid_mappings",
     )
 
     def __init__(
         self, spec: dict[str, Any], *, container_id: str, bundle: str, seccomp: bytes | None
     ) -> None:
-        version = spec.get("ociVersion")
-        if version is not None and not str(version).startswith(_SUPPORTED_VERSION):
+        version = values.text(spec, "ociVersion", _SUPPORTED_VERSION)
+        if not version.startswith(_SUPPORTED_VERSION):
             raise invalid(f"unsupported ociVersion {version!r}: want 1.x")
-        linux = spec.get("linux")
-        if not isinstance(linux, dict):
+        if not spec.get("linux"):
             raise invalid("linux must be set in config.json")
-        entry = spec.get("process")
-        if not isinstance(entry, dict):
+        if not spec.get("process"):
             raise invalid("process must be set in config.json")
+        linux = values.child(spec, "linux")
         self.container_id = container_id
         self.bundle = bundle
-        self.identity = Identity(entry, seccomp)
-        self.hostname = str(spec.get("hostname") or "")
-        self.domainname = str(spec.get("domainname") or "")
+        self.identity = Identity(values.child(spec, "process"), seccomp)
+        self.hostname = values.text(spec, "hostname")
+        self.domainname = values.text(spec, "domainname")
         for name in (self.hostname, self.domainname):
             if len(name.encode()) > _MAX_HOSTNAME:
                 raise invalid(f"host name {name!r} is longer than {_MAX_HOSTNAME} bytes")
-        self.mounts = [mounts.parse(each) for each in spec.get("mounts") or []]
-        self.devices = devices.parse(linux.get("devices") or [])
-        self.masked = [_absolute("masked path", each) for each in linux.get("maskedPaths") or []]
+        self.mounts = [mounts.parse(each) for each in values.children(spec, "mounts")]
+        self.devices = devices.parse(values.children(linux, "devices"))
+        self.masked = [_absolute("masked path", each) for each in values.texts(linux, "maskedPaths")]
         self.read_only_paths = [
-            _absolute("read-only path", each) for each in linux.get("readonlyPaths") or []
+            _absolute("read-only path", each) for each in values.texts(linux, "readonlyPaths")
         ]
         self.sysctl = {
-            procfs.sysctl_path(key): str(value) for key, value in (linux.get("sysctl") or {}).items()
+            procfs.sysctl_path(key): value for key, value in values.mapping(linux, "sysctl").items()
         }
-        self.propagation = str(linux.get("rootfsPropagation") or "")
-        self.read_only = bool((spec.get("root") or {}).get("readonly"))
-        self.resources: dict[str, Any] = linux.get("resources") or {}
-        self.annotations: dict[str, str] = spec.get("annotations") or {}
-        self.hooks: dict[str, list[dict[str, Any]]] = spec.get("hooks") or {}
-        self.uid_mappings: list[dict[str, int]] = linux.get("uidMappings") or []
-        self.gid_mappings: list[dict[str, int]] = linux.get("gidMappings") or []
+        self.propagation = values.text(linux, "rootfsPropagation")
+        self.read_only = values.flag(values.child(spec, "root"), "readonly")
+        self.resources = values.child(linux, "resources")
+        self.annotations = values.mapping(spec, "annotations")
+        self.hooks = hooks.parse(values.child(spec, "hooks"))
+        self.uid_mappings = values.children(linux, "uidMappings")
+        self.gid_mappings = values.children(linux, "gidMappings")
         self.namespaces = Namespaces(0, {})
         self.root = -1
         self.pivot = True
@@ -107,7 +105,9 @@ class Plan:
             _check_sysctl(key, have)
 
     def open_trees(self, assemble: Callable[[], int]) -> list[int]:
-        """The maker's part: the root (made by `assemble`) and the clones of bind sources, in the host's namespaces."""
+        """The maker's part: the root (made by `assemble`) and the clones of bind sources, in the host's
+        namespaces.
+        """
         self.root = assemble()
         for mount in self.mounts:
             mounts.open_source(mount, self.bundle)
@@ -161,7 +161,8 @@ class Plan:
 
 
 _IPC_SYSCTLS = frozenset(
-    f"kernel/{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split()
+    f"kernel/{name}"
+    for name in ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"]
 )
 
 
@@ -183,7 +184,7 @@ def _check_sysctl(key: str, have: int) -> None:
     raise invalid(f'sysctl "{shown}" is not in a separate kernel namespace')
 
 
-def _absolute(what: str, path: object) -> str:
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+def _absolute(what: str, path: str) -> str:
+    if not path.startswith("/"):
         raise invalid(f"invalid {what} {path!r}: want an absolute path")
     return path

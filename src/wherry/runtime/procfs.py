@@ -1,5 +1,6 @@
-"""Writing to procfs: always through a descriptor of a procfs we mounted ourselves, never by a path that a racing mount
-could have covered (CVE-2025-52881)."""
+"""Writing to procfs: always through a descriptor of a procfs we mounted ourselves, never by a path that a
+racing mount could have covered (CVE-2025-52881).
+"""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ def write_sysctl(proc: int, key: str, value: str) -> None:
 
 
 def sysctl_path(key: str) -> str:
-    """Below /proc/sys: `net/ipv4/conf/eth0.1/x` for `net.ipv4.conf.eth0/1.x`, the two separators swapped as by
-    sysctl(8); a key whose first separator is a slash is taken as a path."""
+    """Below /proc/sys: `net/ipv4/conf/eth0.1/x` for `net.ipv4.conf.eth0/1.x`, the two separators swapped as
+    by sysctl(8); a key whose first separator is a slash is taken as a path.
+    """
     dot, slash = key.find("."), key.find("/")
     if slash < 0 or 0 <= dot < slash:
         key = key.translate({ord("."): "/", ord("/"): "."})

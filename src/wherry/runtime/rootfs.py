@@ -1,4 +1,6 @@
-"""The root filesystem: assembled detached by the maker, attached and entered by the container's first process."""
+"""The root filesystem: assembled detached by the maker, attached and entered by the container's first
+process.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import errno
 import os
 
 from wherry.linux import mounts
+from wherry.runtime import values
 from wherry.runtime.errors import invalid
 
 TYPE_CHECKING = False
@@ -28,10 +31,10 @@ _PROPAGATION = {
 def assemble(rootfs: dict[str, Any] | None, spec: dict[str, Any], bundle: str) -> int:
     """The detached mount that becomes the container's root: a Rootfs value, or root.path of the bundle."""
     if rootfs is None:
-        return _bind((spec.get("root") or {}).get("path"), bundle, recursive=True)
-    kind = rootfs.get("type")
+        return _bind(values.text(values.child(spec, "root"), "path"), bundle, recursive=True)
+    kind = values.text(rootfs, "type")
     if kind == "bind":
-        return _bind(rootfs.get("source"), bundle, recursive=False)
+        return _bind(values.text(rootfs, "source"), bundle, recursive=False)
     if kind == "overlay":
         return _overlay(rootfs)
     raise invalid(f"unknown root filesystem type {kind!r}: want overlay or bind")
@@ -71,7 +74,7 @@ def finish(tree: int, *, propagation: str, read_only: bool) -> None:
         mounts.change_mount(tree, add=mounts.ATTR_RDONLY)
 
 
-def _bind(path: str | None, bundle: str, *, recursive: bool) -> int:
+def _bind(path: str, bundle: str, *, recursive: bool) -> int:
     if not path:
         raise invalid("root.path must be set")
     full = path if path.startswith("/") else os.path.join(bundle, path)
@@ -89,15 +92,16 @@ def _bind(path: str | None, bundle: str, *, recursive: bool) -> int:
 
 
 def _overlay(rootfs: dict[str, Any]) -> int:
-    lower: list[str] = rootfs["lower"]
+    lower = values.texts(rootfs, "lower")
+    upper = values.text(rootfs, "upper")
     context = mounts.open_filesystem("overlay")
     try:
         mounts.set_option(context, "source", "overlay")
         _set_layers(context, lower)
-        if rootfs.get("upper"):
-            mounts.set_option(context, "upperdir", _escape(rootfs["upper"]))
-            mounts.set_option(context, "workdir", _escape(rootfs["work"]))
-        for option in rootfs.get("options") or []:
+        if upper:
+            mounts.set_option(context, "upperdir", _escape(upper))
+            mounts.set_option(context, "workdir", _escape(values.text(rootfs, "work")))
+        for option in values.texts(rootfs, "options"):
             key, equals, value = option.partition("=")
             mounts.set_option(context, key, value if equals else None)
         mounts.create_filesystem(context, "overlay")
@@ -107,7 +111,7 @@ def _overlay(rootfs: dict[str, Any]) -> int:
 
 
 def _set_layers(context: int, lower: list[str]) -> None:
-    """Top layer first. `lowerdir+` (Linux 6.5) takes any name and has no limit of one page for all of them."""
+    """Top layer first. `lowerdir+` (Linux 6.5) takes any name, and any number of them."""
     for index, path in enumerate(lower):
         try:
             mounts.set_option(context, "lowerdir+", path)

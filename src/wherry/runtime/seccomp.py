@@ -1,17 +1,22 @@
 """Compile linux.seccomp of config.json to a classic BPF program, seccomp(2).
 
-What the program means is what runc makes of the same object with libseccomp, which is our second opinion in the tests:
+What the program means is what runc makes of the same object with libseccomp, which is our second opinion in
+the tests:
 
-- An entry with conditions matches when all of them hold; entries for one call are alternatives, the first that
-  matches decides. Two conditions on the same argument make each condition of the entry an alternative of its own.
-- An entry without conditions settles its call whatever else is said about it. One with the default action says nothing.
+- An entry with conditions matches when all of them hold; entries for one call are alternatives, the first
+  that matches decides. Two conditions on the same argument make each condition of the entry an alternative of
+  its own.
+- An entry without conditions settles its call whatever else is said about it. One with the default action
+  says nothing.
 - Names that an architecture does not have are passed over.
 - A call of an architecture that is not listed kills the thread.
-- Calls newer than the newest one named anywhere in the profile fail with ENOSYS, not with the default action, so that
-  a C library falls back to the older call (runc does the same).
-- Only the lower half of an argument is looked at where registers have 32 bits (libseccomp counts x32 among these).
+- Calls newer than the newest one named anywhere in the profile fail with ENOSYS, not with the default action,
+  so that a C library falls back to the older call (runc does the same).
+- Only the lower half of an argument is looked at where registers have 32 bits (libseccomp counts x32 among
+  these).
 
-Calls are found by a binary search over ranges with the same answer: some eight comparisons for Docker's profile.
+Calls are found by a binary search over ranges with the same answer: some eight comparisons for Docker's
+profile.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from __future__ import annotations
 import os
 import struct
 
+from wherry.runtime import values
 from wherry.runtime.errors import invalid
 from wherry.runtime.syscalls import numbers
 
@@ -59,7 +65,8 @@ _TAKES_NUMBER = frozenset(("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"))
 _EPERM, _ENOSYS = 1, 38
 _OPERATORS = frozenset(f"SCMP_CMP_{each}" for each in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
 
-# i386 reaches these by a number in socketcall's and ipc's first argument too; what they point to cannot be filtered.
+# i386 reaches these by a number in socketcall's and ipc's first argument too; what they point to cannot be
+# filtered.
 _SOCKETCALL = (
     "socket bind connect listen accept getsockname getpeername socketpair send recv sendto recvfrom shutdown"
     " setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg"
@@ -100,13 +107,13 @@ def compile_profile(
     if native not in _NAMES:
         raise invalid(f"seccomp filters are not supported on {arch or os.uname().machine}")
     architectures = [native]
-    for name in seccomp.get("architectures") or []:
-        if not isinstance(name, str) or not name.startswith("SCMP_ARCH_"):
+    for name in values.texts(seccomp, "architectures"):
+        if not name.startswith("SCMP_ARCH_"):
             raise invalid(f"invalid seccomp architecture {name!r}")
         # Others (MIPS, S390X, …) cannot make a call on a machine of ours.
         if name in _NAMES and name not in architectures:
             architectures.append(name)
-    entries = [_entry(each, default) for each in seccomp.get("syscalls") or []]
+    entries = [_entry(each, default) for each in values.children(seccomp, "syscalls")]
     stub = newer_is_enosys and default not in (_ALLOW, _LOG, _ERRNO | _ENOSYS)
     plain = {_NAMES[name]: _section(_NAMES[name], entries, default, stub=stub) for name in architectures}
     program = _program(plain, default)
@@ -132,12 +139,14 @@ def _action(name: Any, number: Any) -> int:
 
 
 def _entry(entry: dict[str, Any], default: int) -> tuple[list[str], int, list[list[Condition]]]:
-    """(names, action, alternatives) of a `syscalls` entry; no alternatives for one that only repeats the default."""
+    """(names, action, alternatives) of a `syscalls` entry; no alternatives for one that only repeats the
+    default.
+    """
     action = _action(entry.get("action"), entry.get("errnoRet"))
-    names = entry.get("names") or ([entry["name"]] if entry.get("name") else [])
-    if not names or len(names) > _MAX_LIST or not all(isinstance(name, str) and name for name in names):
+    names = values.texts(entry, "names") or [values.text(entry, "name")]
+    if "" in names or len(names) > _MAX_LIST:
         raise invalid("seccomp rule without names of system calls")
-    conditions = [_condition(each) for each in entry.get("args") or []]
+    conditions = [_condition(each) for each in values.children(entry, "args")]
     if action == default:
         return names, action, []
     indexes = [condition[0] for condition in conditions]
@@ -147,14 +156,14 @@ def _entry(entry: dict[str, Any], default: int) -> tuple[list[str], int, list[li
 
 
 def _condition(entry: dict[str, Any]) -> Condition:
-    index, operator = entry.get("index"), entry.get("op")
-    value, second = entry.get("value", 0), entry.get("valueTwo", 0) or 0
-    if not isinstance(index, int) or not 0 <= index <= 5:
+    index, operator = values.number(entry, "index") or 0, values.text(entry, "op")
+    value, second = values.number(entry, "value") or 0, values.number(entry, "valueTwo") or 0
+    if not 0 <= index <= 5:
         raise invalid(f"invalid seccomp argument index {index!r}: want 0 to 5")
     if operator not in _OPERATORS:
         raise invalid(f"invalid seccomp operator {operator!r}")
     for number in (value, second):
-        if not isinstance(number, int) or not 0 <= number < 1 << 64:
+        if not 0 <= number < 1 << 64:
             raise invalid(f"invalid seccomp argument value {number!r}")
     return index, operator, value, second
 
@@ -166,7 +175,9 @@ def _section(
     *,
     stub: bool,
 ) -> list[Instruction]:
-    """The code for one architecture, entered with the call's number (x32: without its bit) in the accumulator."""
+    """The code for one architecture, entered with the call's number (x32: without its bit) in the
+    accumulator.
+    """
     table = numbers(architecture)
     settled: dict[int, int] = {}
     conditional: dict[int, Alternatives] = {}
@@ -178,8 +189,8 @@ def _section(
             for number, extra in _ways(architecture, name, table):
                 for conditions in alternatives:
                     if extra is not None:
-                        # The multiplexer's first argument says which call is meant; the rest is left as it was
-                        # said, as by libseccomp.
+                        # The multiplexer's first argument says which call is meant; the rest is left as it
+                        # was said, as by libseccomp.
                         conditions = [extra, *(each for each in conditions if each[0] != 0)]
                     _add(number, conditions, action, settled, conditional)
     answers: dict[int, int | Alternatives] = {**conditional, **settled}
@@ -304,7 +315,9 @@ def _test(condition: Condition, over: int, *, narrow: bool) -> list[Instruction]
 
 
 def _program(sections: dict[str, list[Instruction]], default: int) -> list[Instruction]:
-    """Choose the section by the architecture the call was made with; the native one, which comes first, quickest."""
+    """Choose the section by the architecture the call was made with; the native one, which comes first,
+    quickest.
+    """
     program: list[Instruction] = [(_LD, 0, 0, _ARCH)]
     for architecture, section in sections.items():
         if architecture == "x32":

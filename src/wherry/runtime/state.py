@@ -1,7 +1,8 @@
 """What the stand-alone command remembers of a container between its calls: ROOT/ID/state.json.
 
-The directory is made before anything else and removed after everything else, so its existence is the claim on the name.
-Beside it lies `start.sock`, on which the first process waits until `start` connects; it is removed on success.
+The directory is made before anything else and removed after everything else, so its existence is the claim on
+the name. Beside it lies `start.sock`, on which the first process waits until `start` connects; it is removed
+on success.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import string
 import time
 
+from wherry.runtime import values
 from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.runtime.errors import StartFailed, invalid
 from wherry.runtime.lifecycle import Container, Process
@@ -37,7 +39,17 @@ class NoContainer(StartFailed):
 class Record:
     """One container as it was written down. `status` is what the kernel says about it now."""
 
-    __slots__ = ("bundle", "cgroup", "config", "created", "directory", "id", "namespaces", "pid", "start_time")
+    __slots__ = (
+        "bundle",
+        "cgroup",
+        "config",
+        "created",
+        "directory",
+        "id",
+        "namespaces",
+        "pid",
+        "start_time",
+    )
 
     def __init__(self, directory: str, value: dict[str, Any]) -> None:
         self.directory = directory
@@ -54,7 +66,7 @@ class Record:
         return cgroup_for(self.cgroup)
 
     def is_alive(self) -> bool:
-        """Whether the first process lives: the same process, not another with its number, and not a zombie."""
+        """Whether the first process lives: the same one, not another with its number, nor a zombie."""
         found = process_start(self.pid) if self.pid > 0 else None
         return found == self.start_time and found is not None
 
@@ -69,7 +81,7 @@ class Record:
         """The container, to act on; its process must be alive."""
         try:
             pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError as exc:
+        except OSError as exc:  # ESRCH; EINVAL for none at all
             raise StartFailed("invalid", "container not running") from exc
         if not self.is_alive():
             os.close(pidfd)
@@ -88,7 +100,7 @@ class Record:
     def shown(self) -> dict[str, Any]:
         """The specification's state object, with what runc adds to it."""
         status = self.status()
-        root = (self.config.get("root") or {}).get("path") or ""
+        root = values.text(values.child(self.config, "root"), "path")
         result: dict[str, Any] = {
             "ociVersion": self.config.get("ociVersion") or "1.0.2",
             "id": self.id,
@@ -109,7 +121,11 @@ class Record:
 
 def check_id(container_id: str) -> str:
     """A name that is safe as a file name; runc's alphabet."""
-    if container_id in ("", ".", "..") or len(container_id) > _MAX_ID or not _ALLOWED.issuperset(container_id):
+    if (
+        container_id in ("", ".", "..")
+        or len(container_id) > _MAX_ID
+        or not _ALLOWED.issuperset(container_id)
+    ):
         raise invalid("invalid container ID format")
     return container_id
 
@@ -125,16 +141,26 @@ def claim(root: str, container_id: str) -> str:
     return directory
 
 
-def save(directory: str, container: Container, config: dict[str, Any], *, bundle: str, namespaces: int) -> Record:
-    """Write the record, whole or not at all."""
+def save(
+    directory: str,
+    container_id: str,
+    config: dict[str, Any],
+    *,
+    bundle: str,
+    cgroup: str,
+    namespaces: int = 0,
+    pid: int = 0,
+) -> Record:
+    """Write the record, whole or not at all. Without a pid: before anything is made, so that `delete --force` finds
+    what a killed `create` left in the cgroup."""
     now = time.time_ns()
     value: dict[str, Any] = {
-        "id": container.id,
+        "id": container_id,
         "bundle": bundle,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9)) + f".{now % 10**9:09d}Z",
-        "cgroup": container.cgroup.path,
-        "pid": container.init.pid,
-        "start_time": process_start(container.init.pid) or 0,
+        "cgroup": cgroup,
+        "pid": pid,
+        "start_time": (process_start(pid) or 0) if pid else 0,
         "namespaces": namespaces,
         "config": config,
     }

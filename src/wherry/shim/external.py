@@ -12,7 +12,6 @@ import array
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 
@@ -59,7 +58,15 @@ class ExternalContainer:
     ) -> None:
         self._id = container_id
         self._place = f"{directory}/oci"
-        self._command = [*runtime, "--root", f"{self._place}/state", "--log", self._log, "--log-format", "json"]
+        self._command = [
+            *runtime,
+            "--root",
+            f"{self._place}/state",
+            "--log",
+            self._log,
+            "--log-format",
+            "json",
+        ]
         self._execs = 0
         self.cgroup = cgroup_for(cgroup)
         self.netns = self.rootfs = -1
@@ -132,7 +139,7 @@ class ExternalContainer:
             if fd >= 0:
                 os.close(fd)
         self.netns = self.rootfs = -1
-        shutil.rmtree(self._place, ignore_errors=True)
+        _remove_tree(self._place)
 
     # The command
 
@@ -158,7 +165,9 @@ class ExternalContainer:
             if place is not None:
                 os.close(place)
 
-    def _run(self, arguments: list[str], *, stdio: tuple[int, int, int] | None = None, root: int = -1) -> None:
+    def _run(
+        self, arguments: list[str], *, stdio: tuple[int, int, int] | None = None, root: int = -1
+    ) -> None:
         """Run the command to its end. Raises StartFailed with what it logged."""
         command = [*self._command, *arguments]
         pid = os.fork()
@@ -175,7 +184,9 @@ class ExternalContainer:
         finally:
             os.close(pidfd)
         if is_late:
-            raise StartFailed(INTERNAL, f"{command[0]} {arguments[0]} did not end within {TIMEOUT_MS // 1000} s")
+            raise StartFailed(
+                INTERNAL, f"{command[0]} {arguments[0]} did not end within {TIMEOUT_MS // 1000} s"
+            )
         if status != 0:
             raise self._failure(command[0], arguments[0], os.waitstatus_to_exitcode(status))
 
@@ -189,15 +200,16 @@ class ExternalContainer:
                 process.unshare(process.CLONE_NEWNS)
                 # What the host unmounts goes here too; what is mounted here stays here.
                 mounts.set_propagation("/", mounts.MS_SLAVE | mounts.MS_REC)
-                mounts.attach(mounts.clone_tree("", at=root, recursive=True), f"{self._place}/rootfs")
+                # The shim's descriptor stays good, though this namespace and its mounts end with the command.
+                mounts.attach(root, f"{self._place}/rootfs")
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             for target, source in enumerate(stdio or (null, null, null)):
                 os.dup2(source, target)
-            os.execvp(command[0], command)
-        except OSError as exc:
+            os.execve(_found(command[0]), command, os.environ)
+        except Exception as exc:
             try:
                 with open(self._log, "w", encoding="utf-8") as file:
-                    json.dump({"level": "error", "msg": f"{command[0]}: {exc.strerror}"}, file)
+                    json.dump({"level": "error", "msg": f"{command[0]}: {exc}"}, file)
             except OSError:
                 pass
         finally:
@@ -217,6 +229,30 @@ class ExternalContainer:
         return StartFailed(_kind(message), message.removeprefix(f"{os.path.basename(name)} {verb} failed: "))
 
 
+def _found(name: str) -> str:
+    """Where the command `name` is. os.execvp would import a module at this late hour."""
+    if "/" not in name:
+        for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+            path = os.path.join(directory or ".", name)
+            if os.access(path, os.X_OK) and os.path.isfile(path):
+                return path
+    return name
+
+
+def _remove_tree(path: str) -> None:
+    """Remove what we and the command wrote. Nothing is mounted there in this namespace."""
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    _remove_tree(entry.path)
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(path)
+    except OSError:
+        pass  # the daemon removes the whole directory of the container
+
+
 def _kind(message: str) -> str:
     """What a runtime's message says about the user's command; Docker's CLI tells by the same words."""
     if "executable file not found" in message or "no such file or directory" in message:
@@ -228,7 +264,7 @@ def _kind(message: str) -> str:
 
 def _rewritten(spec: dict[str, Any], *, root: str, cgroup: str, netns: int | None) -> dict[str, Any]:
     """`spec` with the paths that are ours to say."""
-    linux = {**spec.get("linux", {}), "cgroupsPath": cgroup}
+    linux: dict[str, Any] = {**spec.get("linux", {}), "cgroupsPath": cgroup}
     if netns is not None:
         others = [entry for entry in linux.get("namespaces", []) if entry.get("type") != "network"]
         linux["namespaces"] = [*others, {"type": "network", "path": f"/proc/{os.getpid()}/fd/{netns}"}]

@@ -3,7 +3,7 @@
 Outlives daemons. Keeps their listening sockets for the next one. Reaps shims, and buries the container of one
 that died without writing how it ended. Ends when told to (`stop`), as soon as its last shim has gone; a
 launcher that takes this one's place does the telling, and takes the sockets over, before it answers its first
-daemon.
+daemon. Ends by itself when it has had nothing to keep (no shim, socket or daemon) for IDLE_S.
 
 What runs here and in every shim stays as it was at the start: nothing is imported after `preload`, since
 package files may be replaced under a live process; the interpreter is a sealed copy in memory (__main__.py).
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 64
 MAX_HELD = 64
+IDLE_S = 30.0
 _TAKEOVER_S = 5.0
 _LATE = (
     "encodings.idna",
@@ -164,6 +165,7 @@ class Launcher:
             self._loop.forget(channel.fileno())
             channel.close()
             self._channels.remove(channel)
+            self._loop.later(IDLE_S, self._end_if_useless)
         else:
             self._wait_for(channel)
 
@@ -269,6 +271,8 @@ class Launcher:
             if directory and status != 0:
                 self._bury(directory, _how(status))
         self._end_if_idle()
+        if not self._channels:
+            self._loop.later(IDLE_S, self._end_if_useless)
 
     def _bury(self, directory: str, how: str) -> None:
         """In a child: it waits until the container's processes are dead."""
@@ -288,9 +292,24 @@ class Launcher:
         finally:
             os._exit(status)
 
+    def _end_if_useless(self) -> None:
+        if not (self._shims or self._held or self._channels):
+            self._loop.stopped = True
+
     def _end_if_idle(self) -> None:
         if self._stopping and not self._shims:
             self._loop.stopped = True
+
+
+def _reset_signals() -> None:
+    """Containers begin with every signal at its default and none blocked, however the daemon was started (nohup)."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals():
+        if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # Not for us, by a handler, which an execve takes away again: SIG_IGN would stay.
+        signal.signal(number, ignore)
 
 
 def _how(status: int) -> str:
@@ -310,9 +329,7 @@ def main(exec_root: str, *, create: str, log_drivers: list[str], control: int) -
     runtimes = preload(create, log_drivers)
     process.prctl(process.PR_SET_DUMPABLE, 0)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        # By a handler, which an execve takes away again: an ignored signal would stay ignored in containers.
-        signal.signal(number, ignore)
+    _reset_signals()
     launcher = Launcher(
         exec_root,
         runtimes,

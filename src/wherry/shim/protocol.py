@@ -77,6 +77,11 @@ def encode(message: dict[str, Any], fds: int = 0) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def is_object(value: Any) -> bool:
+    """True for a JSON object. (A function, since isinstance would make its items unknown to type checkers.)"""
+    return isinstance(value, dict)
+
+
 def close_all(fds: Sequence[int]) -> None:
     """Close descriptors that were received and are not wanted."""
     for fd in fds:
@@ -188,7 +193,7 @@ class Channel:
                 message: Any = json.loads(bytes(buffer[start + _LENGTH.size : end]))
             except (ValueError, RecursionError) as exc:
                 raise ProtocolError(f"frame is not JSON: {exc}") from exc
-            if type(message) is not dict:
+            if not is_object(message):
                 raise ProtocolError("frame is not an object")
             count: Any = message.pop("fds", 0)
             if type(count) is not int or not 0 <= count <= len(self._fds):

@@ -10,6 +10,8 @@ import json
 import os
 import time
 
+from wherry.shim.protocol import is_object
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -42,7 +44,7 @@ def find(directory: str, name: str) -> dict[str, Any] | None:
         return None
     finally:
         os.close(fd)
-    return value if type(value) is dict else None
+    return value if is_object(value) else None
 
 
 def start_time(pid: int) -> int:

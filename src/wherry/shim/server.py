@@ -49,6 +49,7 @@ from wherry.shim.protocol import (
     ProtocolError,
     Refused,
     close_all,
+    is_object,
 )
 from wherry.shim.stdio import STDERR, STDOUT, Client, Stdio
 
@@ -367,6 +368,9 @@ class Shim:
             else:
                 self._require(CREATED, RUNNING, PAUSED)
                 self._get_container().signal(number, everything=bool(request.get("all")))
+                if number == signal.SIGKILL and self._status == PAUSED:
+                    self._get_container().resume()  # what is frozen (v1) would not even die
+                    self._status = RUNNING
         except ProcessLookupError as exc:
             raise Refused(CONFLICT, f"container {self._id} is not running") from exc
         return {}, []
@@ -381,6 +385,11 @@ class Shim:
         self._require(PAUSED)
         self._get_container().resume()
         self._status = RUNNING
+        return {}, []
+
+    def _update(self, request: Message, fds: list[int]) -> Reply:
+        self._require(CREATED, RUNNING, PAUSED)
+        self._get_container().cgroup.update(request["resources"])
         return {}, []
 
     def _pids(self, request: Message, fds: list[int]) -> Reply:
@@ -595,7 +604,23 @@ class Shim:
 
 _OPERATIONS: dict[str, Callable[[Shim, Message, list[int]], Reply]] = {
     name: getattr(Shim, f"_{name}")
-    for name in ["hello", "create", "start", "attach", "wait", "exec", "resize", "kill", "pause", "resume", "pids", "state", "fds", "release"]
+    for name in [
+        "hello",
+        "create",
+        "start",
+        "attach",
+        "wait",
+        "exec",
+        "resize",
+        "kill",
+        "pause",
+        "resume",
+        "update",
+        "pids",
+        "state",
+        "fds",
+        "release",
+    ]
 }
 
 
@@ -656,7 +681,7 @@ def _read_json(path: str) -> Message:
         value: Any = json.loads(_read(path))
     except RecursionError as exc:
         raise Refused(INVALID, f"{path} is nested too deeply") from exc
-    if type(value) is not dict:
+    if not is_object(value):
         raise Refused(INVALID, f"{path} is not a JSON object")
     return value
 

@@ -183,9 +183,7 @@ async def test_forced_removal_keeps_what_runs(bench: Bench) -> None:
     await bench.load(ONE)
     bench.users[ONE_ID] = [RUNNING]
     assert lines(await bench.images.remove("one:1", force=True)) == ['{"Untagged":"one:1"}']
-    with pytest.raises(
-        Conflict, match=r"\(cannot be forced\) - image is being used by running container 75f3"
-    ):
+    with pytest.raises(Conflict, match=r"\(cannot be forced\) - image is being used by running container 75f3"):
         await bench.images.remove(SHORT, force=True)
 
 

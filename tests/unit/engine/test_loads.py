@@ -178,12 +178,7 @@ HOSTILE = {
     "legacy id above": archive_of({"repositories": b'{"x":{"1":"../../../etc"}}'}),
     "oci: wrong digest": oci_archive([LAYER]).replace(b'"amd64"', b'"arm64"'),
     "oci: index is a manifest": archive_of({"index.json": b'{"schemaVersion":2,"config":{},"layers":[]}'}),
-    "oci: self": archive_of(
-        {
-            "index.json": b'{"schemaVersion":2,"manifests":[{"mediaType":"%s","digest":"sha256:%s","size":1}]}'
-            % (OCI_INDEX.encode(), b"0" * 64)
-        }
-    ),
+    "oci: self": archive_of({"index.json": b'{"schemaVersion":2,"manifests":[{"mediaType":"%s","digest":"sha256:%s","size":1}]}' % (OCI_INDEX.encode(), b"0" * 64)}),
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -68,6 +70,24 @@ async def networks(host: None, database: Database) -> AsyncIterator[Networks]:
     opened = await Networks.open(database, SETTINGS)
     yield opened
     await opened.close()
+
+
+def run(*command: str) -> str:
+    """A command's output."""
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+def nft(text: str) -> None:
+    subprocess.run(["nft", "-f", "-"], input=text, check=True, text=True)
+
+
+async def eventually(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Wait for something that the kernel does in its own time and tells nobody about."""
+    for _ in range(int(timeout_s / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen in time")
 
 
 def inside(netns: int, step: Callable[[], T]) -> T:

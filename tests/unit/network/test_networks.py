@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.unit.network.conftest import SETTINGS, inside
+from tests.unit.network.conftest import SETTINGS, eventually, inside, run
 from wherry.errors import Forbidden, InvalidParameter, NotFound
-from wherry.network.links import Links
+from wherry.network.links import Link, Links
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.store.database import Database
 
@@ -41,17 +42,23 @@ def connected() -> dict[str, str]:
 
 
 async def rows(database: Database) -> list[tuple[str, str | None]]:
-    def read(connection: object) -> list[tuple[str, str | None]]:
-        found = connection.execute("SELECT container_id, address FROM endpoint ORDER BY container_id")  # type: ignore[attr-defined]
+    def read(connection: sqlite3.Connection) -> list[tuple[str, str | None]]:
+        found = connection.execute("SELECT container_id, address FROM endpoint ORDER BY container_id")
         return [tuple(row) for row in found]
 
     return await database.run(read, durable=False)
 
 
-async def eventually(condition: object) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.01)
+def all_links() -> list[Link]:
+    opened = Links()
+    try:
+        return opened.links()
+    finally:
+        opened.close()
+
+
+def link_names() -> list[str]:
+    return [link.name for link in all_links()]
 
 
 async def test_the_three_default_networks_are_there_and_keep_their_ids(
@@ -74,8 +81,8 @@ async def test_a_container_on_the_bridge_has_interface_address_mac_and_route(net
     assert endpoint.mac == "02:42:ac:1e:09:02"
 
     def look() -> tuple[str, str]:
-        address = subprocess.run(["ip", "-j", "address"], capture_output=True, check=True, text=True).stdout
-        route = subprocess.run(["ip", "-j", "route"], capture_output=True, check=True, text=True).stdout
+        address = run("ip", "-j", "address")
+        route = run("ip", "-j", "route")
         return address, route
 
     assert attachment.sandbox is not None
@@ -152,16 +159,8 @@ async def test_a_burst_gets_distinct_addresses_and_nothing_is_left(
     await networks.remove_all()
     await networks.close()
     assert len(os.listdir("/proc/self/fd")) < before
-    await eventually(lambda: [link.name for link in all_links()] == ["lo"])
-    assert subprocess.run(["nft", "list", "tables"], capture_output=True, check=True).stdout == b""
-
-
-def all_links() -> list[object]:
-    opened = Links()
-    try:
-        return [*opened.links()]
-    finally:
-        opened.close()
+    await eventually(lambda: link_names() == ["lo"])
+    assert run("nft", "list", "tables") == ""
 
 
 async def test_a_full_network_refuses_and_keeps_nothing(host: None, database: Database) -> None:
@@ -196,7 +195,7 @@ async def test_a_cancelled_acquire_keeps_nothing(networks: Networks, database: D
 async def test_a_bridge_that_somebody_deleted_is_made_again(networks: Networks, pause_s: float) -> None:
     await networks.acquire("bridge", "container1")
     await asyncio.sleep(pause_s)
-    subprocess.run(["ip", "link", "delete", "wht0"], check=True)
+    run("ip", "link", "delete", "wht0")
     await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(2, 9)))
     assert sorted(connected().values()) == [
         f"container{n}" for n in range(1, 9)
@@ -207,7 +206,7 @@ async def test_ready_interfaces_that_somebody_deleted_are_made_again(networks: N
     await networks.reconcile(set())
     await eventually(lambda: len(ports()) == 6)
     for name in ports():
-        subprocess.run(["ip", "link", "delete", name], check=True)
+        run("ip", "link", "delete", name)
     await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(3)))
     assert len(connected()) == 3
 
@@ -235,15 +234,13 @@ async def test_a_restart_leaves_running_containers_alone_and_frees_the_dead(
 async def test_reconcile_removes_only_interfaces_of_this_bridge_that_are_ours(
     networks: Networks, database: Database
 ) -> None:
-    subprocess.run(
-        ["ip", "link", "add", "theirs", "master", "wht0", "type", "veth", "peer", "theirs2"], check=True
-    )
-    subprocess.run(["ip", "link", "add", "vethabcdef0", "type", "veth", "peer", "p0"], check=True)
-    subprocess.run(["ip", "link", "set", "vethabcdef0", "alias", "wherry port wht00 c"], check=True)
-    subprocess.run(["ip", "link", "add", "vethabcdef1", "type", "veth", "peer", "p1"], check=True)
-    subprocess.run(["ip", "link", "set", "vethabcdef1", "alias", "wherry port wht0 c"], check=True)
+    run("ip", "link", "add", "theirs", "master", "wht0", "type", "veth", "peer", "theirs2")
+    run("ip", "link", "add", "vethabcdef0", "type", "veth", "peer", "p0")
+    run("ip", "link", "set", "vethabcdef0", "alias", "wherry port wht00 c")
+    run("ip", "link", "add", "vethabcdef1", "type", "veth", "peer", "p1")
+    run("ip", "link", "set", "vethabcdef1", "alias", "wherry port wht0 c")
     await networks.reconcile(set())
-    names = {link.name for link in all_links()}  # type: ignore[attr-defined]
+    names = set(link_names())
     assert {"theirs", "theirs2", "vethabcdef0", "p0"} <= names
     assert not {"vethabcdef1", "p1"} & names
 
@@ -269,18 +266,23 @@ asyncio.run(main())
 """
 
 
+def start_victim(path: str) -> subprocess.Popen[str]:
+    victim = subprocess.Popen([sys.executable, "-c", VICTIM, path], stdout=subprocess.PIPE, text=True)
+    assert victim.stdout is not None
+    with victim.stdout as output:
+        assert output.readline() == "ready\n"
+    return victim
+
+
 @pytest.mark.parametrize("after_ms", [0, 1, 3, 7, 12])
 async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
     host: None, tmp_path: Path, after_ms: int
 ) -> None:
     path = str(tmp_path / "killed.db")
-    victim = subprocess.Popen([sys.executable, "-c", VICTIM, path], stdout=subprocess.PIPE)
-    assert victim.stdout is not None
-    assert victim.stdout.readline() == b"ready\n"
+    victim = start_victim(path)
     await asyncio.sleep(after_ms / 1000)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    victim.stdout.close()
     database = await Database.open(path)
     networks = await Networks.open(database, SETTINGS)
     await networks.reconcile(set())
@@ -290,7 +292,42 @@ async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
     await networks.remove_all()
     await networks.close()
     await database.close()
-    await eventually(lambda: [link.name for link in all_links()] == ["lo"])  # type: ignore[attr-defined]
+    await eventually(lambda: link_names() == ["lo"])
+
+
+async def test_a_database_that_fails_does_not_keep_a_container_from_ending(
+    networks: Networks, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await networks.acquire("bridge", "container1")
+    await database.run(lambda c: c.execute("ALTER TABLE endpoint RENAME TO away"))
+    await networks.release("container1")
+    assert "container container1 keeps its address 172.30.9.2 for now" in caplog.text
+    with pytest.raises(Exception, match="no such table"):
+        await networks.acquire("bridge", "container2")
+    assert connected() == {}
+    await database.run(lambda c: c.execute("ALTER TABLE away RENAME TO endpoint"))
+    assert (await networks.acquire("bridge", "container3")).endpoint.address != "172.30.9.2"
+    await networks.reconcile({"container3"})
+    assert [container for container, _ in await rows(database)] == ["container3"]
+    assert (await networks.acquire("bridge", "container4")).endpoint.address == "172.30.9.2"
+
+
+async def test_that_we_enabled_forwarding_is_remembered_until_the_next_boot(
+    host: None, database: Database
+) -> None:
+    def guards() -> bool:
+        shown = run("nft", "list", "ruleset")
+        return "iifkind" in shown
+
+    run("sysctl", "-w", "net.ipv4.ip_forward=0")
+    for _ in range(2):
+        networks = await Networks.open(database, SETTINGS)
+        assert guards()
+        await networks.close()
+    await database.run(lambda c: c.execute("UPDATE fact SET value = 'an earlier boot'"))
+    networks = await Networks.open(database, SETTINGS)
+    assert not guards()
+    await networks.close()
 
 
 @pytest.mark.parametrize(
@@ -298,16 +335,14 @@ async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
     ["flush ruleset", "delete table inet wherry-wht0", "flush chain inet wherry-wht0 postrouting"],
 )
 async def test_flushed_rules_come_back_by_themselves(networks: Networks, damage: str) -> None:
-    def rules() -> bytes:
-        return subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True).stdout
+    def rules() -> str:
+        return run("nft", "list", "ruleset")
 
     before = rules()
-    assert b"masquerade" in before
-    subprocess.run(["nft", damage], check=True)
+    assert "masquerade" in before
+    run("nft", damage)
     assert rules() != before
-    async with asyncio.timeout(2):
-        while rules() != before:
-            await asyncio.sleep(0.02)
+    await eventually(lambda: rules() == before, timeout_s=2)
 
 
 async def test_a_loop_of_starts_grows_nothing(networks: Networks) -> None:
@@ -337,13 +372,13 @@ async def test_without_a_bridge_the_default_network_is_none(host: None, database
     assert attachment.network.name == "none"
     with pytest.raises(NotFound, match="network bridge not found"):
         await networks.acquire("bridge", "container2")
-    assert [link.name for link in all_links()] == ["lo"]  # type: ignore[attr-defined]
+    assert link_names() == ["lo"]
     await networks.close()
 
 
 async def test_an_existing_bridge_is_used_as_it_is_and_never_removed(host: None, database: Database) -> None:
-    subprocess.run(["ip", "link", "add", "wht0", "type", "bridge"], check=True)
-    subprocess.run(["ip", "address", "add", "172.30.77.9/24", "dev", "wht0"], check=True)
+    run("ip", "link", "add", "wht0", "type", "bridge")
+    run("ip", "address", "add", "172.30.77.9/24", "dev", "wht0")
     networks = await Networks.open(database, NetworkSettings(bridge="wht0"))
     bridge = networks.inspect("bridge")
     assert (bridge.subnet, bridge.gateway) == ("172.30.77.0/24", "172.30.77.9")
@@ -352,26 +387,26 @@ async def test_an_existing_bridge_is_used_as_it_is_and_never_removed(host: None,
         await Networks.open(database, NetworkSettings(bridge="wht0", bip="172.30.78.1/24"))
     await networks.remove_all()
     await networks.close()
-    assert "wht0" in [link.name for link in all_links()]  # type: ignore[attr-defined]
+    assert "wht0" in link_names()
 
 
 async def test_an_interface_that_is_no_bridge_is_refused(host: None, database: Database) -> None:
-    subprocess.run(["ip", "link", "add", "wht0", "type", "veth", "peer", "wht1"], check=True)
+    run("ip", "link", "add", "wht0", "type", "veth", "peer", "wht1")
     with pytest.raises(InvalidParameter, match="wht0 is not a bridge"):
         await Networks.open(database, SETTINGS)
 
 
 async def test_the_first_free_pool_is_chosen_and_kept(host: None, database: Database) -> None:
-    subprocess.run(["ip", "link", "add", "lan", "type", "bridge"], check=True)
-    subprocess.run(["ip", "link", "set", "lan", "up"], check=True)
-    subprocess.run(["ip", "address", "add", "172.17.4.1/24", "dev", "lan"], check=True)
-    subprocess.run(["ip", "route", "add", "172.18.0.0/16", "via", "172.17.4.2"], check=True)
+    run("ip", "link", "add", "lan", "type", "bridge")
+    run("ip", "link", "set", "lan", "up")
+    run("ip", "address", "add", "172.17.4.1/24", "dev", "lan")
+    run("ip", "route", "add", "172.18.0.0/16", "via", "172.17.4.2")
     settings = NetworkSettings(bridge="wht0")
     networks = await Networks.open(database, settings)
     assert networks.inspect("bridge").subnet == "172.19.0.0/16"
     await networks.remove_all()
     await networks.close()
-    subprocess.run(["ip", "link", "delete", "lan"], check=True)
+    run("ip", "link", "delete", "lan")
     again = await Networks.open(database, settings)
     assert again.inspect("bridge").subnet == "172.19.0.0/16"
     await again.close()
@@ -406,7 +441,7 @@ async def test_two_daemons_stand_side_by_side(networks: Networks, tmp_path: Path
     await second.close()
     await database.close()
     assert connected() == {f"veth{first.endpoint.id[:7]}": "container1"}
-    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, check=True, text=True).stdout
+    tables = run("nft", "list", "tables")
     assert tables == "table inet wherry-wht0\n"
 
 
@@ -428,4 +463,4 @@ async def test_bad_settings_are_refused_and_name_the_value(
     with pytest.raises(InvalidParameter) as caught:
         await Networks.open(database, settings)
     assert text in str(caught.value)
-    assert [link.name for link in all_links()] == ["lo"]  # type: ignore[attr-defined]
+    assert link_names() == ["lo"]

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.unit.network.conftest import inside
+from tests.unit.network.conftest import eventually, inside
 from wherry.errors import Unavailable
 from wherry.network.sandboxes import Maker, Pool, Sandbox
 
@@ -15,9 +15,7 @@ def descriptors() -> int:
 
 
 async def settle(pool: Pool, size: int) -> None:
-    async with asyncio.timeout(10):
-        while len(pool) != size:
-            await asyncio.sleep(0.005)
+    await eventually(lambda: len(pool) == size)
 
 
 async def test_a_sandbox_is_a_namespace_with_only_lo_and_no_ipv6(maker: Maker) -> None:

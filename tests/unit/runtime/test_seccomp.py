@@ -1,4 +1,4 @@
-"""The compiler against libseccomp: both programs are interpreted over every call number and many arguments."""
+"""The compiler against libseccomp: both programs are interpreted for every call and many arguments."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_same_as_libseccomp_for_a_profile_like_dockers(native: None) -> None:
         "defaultAction": "SCMP_ACT_ERRNO",
         "architectures": ALL,
         "syscalls": [
-            {"names": names[:300] + ["socketcall", "no_such_call"], "action": "SCMP_ACT_ALLOW"},
+            {"names": [*names[:300], "socketcall", "no_such_call"], "action": "SCMP_ACT_ALLOW"},
             {
                 "names": ["socket"],
                 "action": "SCMP_ACT_ALLOW",

@@ -18,6 +18,7 @@ import secrets
 import time
 
 from wherry.errors import Internal, InvalidParameter
+from wherry.network.defaults import OUR_BRIDGE
 from wherry.network.driver import Endpoint, NetworkConfig
 from wherry.network.links import Links
 from wherry.network.nat import Firewall
@@ -29,9 +30,6 @@ _INSIDE = "eth0"
 _SWEEP_DELAY_S = 1.0
 _NAME_ATTEMPTS = 8
 _TAKE_ATTEMPTS = POOL_SIZE + 2
-
-OUR_BRIDGE = "wherry bridge"
-"""The alias of a bridge that we made, and may remove."""
 
 
 class _Side:
@@ -98,9 +96,9 @@ class Bridge:
         try:
             self._links.change(link.index, master=0)
         except OSError as exc:
-            if exc.errno != errno.ENODEV:
-                raise
-            return
+            if exc.errno == errno.ENODEV:
+                return
+            _log.warning("cannot take %s off bridge %s: %s", link.name, network.interface, exc)
         self._doomed[link.index] = time.monotonic()
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.create_task(self._sweep())
@@ -156,7 +154,9 @@ class Bridge:
                 raise Internal(f"bridge {name} vanished while it was being made")
             self._take_ports_back(network, link.index)
         if link.kind != "bridge":
-            raise InvalidParameter(f"interface {name} is not a bridge: remove it, or name another with --bridge")
+            raise InvalidParameter(
+                f"interface {name} is not a bridge: remove it, or name another with --bridge"
+            )
         if network.gateway is not None and network.subnet is not None:
             wanted = ipaddress.IPv4Interface(f"{network.gateway}/{network.subnet.partition('/')[2]}")
             present = [address for index, address in self._links.addresses() if index == link.index]
@@ -166,6 +166,8 @@ class Bridge:
                 for address in present:
                     if address != wanted:
                         self._links.remove_address(link.index, str(address.ip), address.network.prefixlen)
+        if link.alias == OUR_BRIDGE and link.mtu != network.mtu:
+            self._links.change(link.index, mtu=network.mtu)
         if not link.is_up:
             self._links.change(link.index, up=True)
         return link.index

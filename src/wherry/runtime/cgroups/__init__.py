@@ -1,1 +1,1 @@
-"""Control groups, version 1 and 2, behind one small Protocol (driver.py). Start with `cgroup_for`."""
+"""Control groups, version 1 and 2, behind one small Protocol. Start in driver.py."""

@@ -1,13 +1,16 @@
-"""Which devices a container may make and open: rules of config.json for the v1 controller and as a v2 eBPF program.
+"""Which devices a container may make and open: rules of config.json for the v1 controller and as a v2 eBPF
+program.
 
-Rules are applied in order on top of "nothing is allowed"; those every container needs come last, as in runc, except
-/dev/net/tun (10:200), which a container gets by asking.
+Rules are applied in order on top of "nothing is allowed"; those every container needs come last, as in runc,
+except /dev/net/tun (10:200), which a container gets by asking.
 """
 
 from __future__ import annotations
 
-
 import struct
+
+from wherry.runtime import values
+from wherry.runtime.errors import invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,23 +34,23 @@ ALWAYS: tuple[Rule, ...] = (
 
 
 def rules(devices: list[dict[str, Any]]) -> list[tuple[bool, Rule]]:
-    """(allow, rule) for each entry of linux.resources.devices, checked, followed by what is always allowed."""
+    """(allow, rule) for each entry of linux.resources.devices, checked, then what is always allowed."""
     result: list[tuple[bool, Rule]] = []
     for device in devices:
-        kind = device.get("type") or "a"
+        kind = values.text(device, "type") or "a"
         if kind not in ("a", "b", "c", "u"):
-            raise ValueError(f"invalid device type {kind!r} in a cgroup rule: want a, b or c")
-        access = device.get("access") or "rwm"
+            raise invalid(f"invalid device type {kind!r} in a cgroup rule: want a, b or c")
+        access = values.text(device, "access") or "rwm"
         if not set(access) <= set("rwm"):
-            raise ValueError(f"invalid device access {access!r} in a cgroup rule: want letters of rwm")
-        major, minor = device.get("major"), device.get("minor")
+            raise invalid(f"invalid device access {access!r} in a cgroup rule: want letters of rwm")
+        major, minor = values.number(device, "major"), values.number(device, "minor")
         rule = (
             "c" if kind == "u" else kind,
-            -1 if major is None else int(major),
-            -1 if minor is None else int(minor),
+            -1 if major is None else major,
+            -1 if minor is None else minor,
             access,
         )
-        result.append((bool(device.get("allow")), rule))
+        result.append((values.flag(device, "allow"), rule))
     result.extend((True, rule) for rule in ALWAYS)
     return result
 
@@ -87,11 +90,12 @@ def _instruction(code: int, destination: int = 0, source: int = 0, offset: int =
 
 
 def program(devices: list[dict[str, Any]]) -> bytes:
-    """The BPF_PROG_TYPE_CGROUP_DEVICE program for the rules: the last rule that matches decides, no match denies.
+    """The BPF_PROG_TYPE_CGROUP_DEVICE program for the rules: the last rule that matches decides, no match
+    denies.
 
-    Registers: r2 type, r3 access wanted, r4 major, r5 minor. A rule that denies matches when any of its accesses is
-    wanted, one that allows when all that are wanted are its own; what several rules allow together, one access each,
-    is not pieced together (nor does the kernel's v1 controller).
+    Registers: r2 type, r3 access wanted, r4 major, r5 minor. A rule that denies matches when any of its
+    accesses is wanted, one that allows when all that are wanted are its own; what several rules allow
+    together, one access each, is not pieced together (nor does the kernel's v1 controller).
     """
     code = [
         _instruction(_LDX_W, 2, 1, 0),

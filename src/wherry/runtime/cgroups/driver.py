@@ -1,10 +1,17 @@
 """What the runtime needs of control groups, whichever version the host has.
 
-v1.py and v2.py implement `Cgroup`; `cgroup_for` chooses. A cgroup is named by its path below the hierarchy's root,
-such as `/wherry/ID`; the same path is used in every v1 hierarchy.
+v1.py and v2.py implement `Cgroup`; `cgroup_for` chooses. A cgroup is named by its path below the hierarchy's
+root, such as `/wherry/ID`; the same path is used in every v1 hierarchy.
 """
 
 from __future__ import annotations
+
+import os
+
+from wherry.linux.files import filesystem_type
+from wherry.runtime.cgroups.tree import ROOT
+from wherry.runtime.cgroups.v1 import HierarchiesCgroup
+from wherry.runtime.cgroups.v2 import UnifiedCgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +19,6 @@ if TYPE_CHECKING:
 else:
     Protocol = object
 
-ROOT = "/sys/fs/cgroup"
 _CGROUP2_SUPER_MAGIC = 0x63677270
 
 
@@ -27,70 +33,70 @@ class Cgroup(Protocol):
 
     def create(self, resources: dict[str, Any]) -> None:
         """Make the cgroup, limited by `resources` (config.json linux.resources)."""
-        ...
-
-    def join(self) -> None:
-        """Move the calling, single-threaded process in."""
-        ...
-
-    def update(self, resources: dict[str, Any]) -> None:
-        """Change the limits that `resources` names."""
-        ...
-
-    def pids(self) -> list[int]:
-        """Every process in it and below it, as seen from our pid namespace."""
-        ...
-
-    def kill(self) -> None:
-        """SIGKILL every process in it and below it, those that fork meanwhile included."""
-        ...
-
-    def freeze(self) -> None:
-        """Every process stops, and stays so until `thaw`."""
-        ...
-
-    def thaw(self) -> None: ...
-
-    def is_frozen(self) -> bool: ...
+        raise NotImplementedError
 
     def open(self) -> None:
         """Get `birthplace` for a cgroup that was made by another process."""
-        ...
+        raise NotImplementedError
+
+    def join(self) -> None:
+        """Move the calling, single-threaded process in."""
+        raise NotImplementedError
+
+    def update(self, resources: dict[str, Any]) -> None:
+        """Change the limits that `resources` names."""
+        raise NotImplementedError
+
+    def pids(self) -> list[int]:
+        """Every process in it and below it, as seen from our pid namespace."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """SIGKILL every process in it and below it, those that fork meanwhile included."""
+        raise NotImplementedError
+
+    def freeze(self) -> None:
+        """Every process stops, and stays so until `thaw`."""
+        raise NotImplementedError
+
+    def thaw(self) -> None:
+        """Every process goes on."""
+        raise NotImplementedError
+
+    def is_frozen(self) -> bool:
+        """Whether `freeze` was the last of the two."""
+        raise NotImplementedError
 
     def open_oom_events(self) -> int:
-        """A descriptor that becomes readable when the memory limit was hit, or -1 where there is no such thing."""
-        ...
+        """A descriptor that becomes readable when the memory limit was hit."""
+        raise NotImplementedError
 
     def oom_kill_count(self) -> int:
         """How many processes the kernel killed in it for want of memory."""
-        ...
+        raise NotImplementedError
 
     def directories(self) -> dict[str, str]:
         """Where its files are, by controller; v2 has one, under the name `""`."""
-        ...
+        raise NotImplementedError
 
     def remove(self) -> None:
         """The cgroup and those below are gone; its processes must be dead or about to be."""
-        ...
+        raise NotImplementedError
 
 
 def cgroup_for(path: str) -> Cgroup:
     """The cgroup `path` (not made yet) with the version that is mounted at /sys/fs/cgroup.
 
-    Paths come from the caller: anything but plain names between slashes is refused with ValueError.
+    Paths come from the caller: anything but plain names between slashes is refused with StartFailed.
     """
     clean = clean_path(path)
     if is_unified():
-        from wherry.runtime.cgroups.v2 import UnifiedCgroup
-
         return UnifiedCgroup(clean)
-    from wherry.runtime.cgroups.v1 import HierarchiesCgroup
-
     return HierarchiesCgroup(clean)
 
 
 def clean_path(path: str) -> str:
-    """`/a/b` for `a//b/`; ValueError for `..`, for an empty path and for the root."""
+    """`/a/b` for `a//b/`; StartFailed for `..`, for an empty path and for the root."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\0" in path or "\n" in path:
         raise ValueError(
@@ -103,10 +109,6 @@ def is_unified() -> bool:
     """Whether the host has cgroup v2 alone."""
     global _unified
     if _unified is None:
-        import os
-
-        from wherry.linux.files import filesystem_type
-
         try:
             descriptor = os.open(ROOT, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -6,6 +6,7 @@ import errno
 import os
 import time
 
+ROOT = "/sys/fs/cgroup"
 _REMOVE_TIMEOUT_S = 5.0
 
 

@@ -1,8 +1,8 @@
 """cgroup v1: one directory per hierarchy, made in every one that is mounted and writable.
 
-Documentation: the kernel's admin-guide/cgroup-v1. Joining is done by writing "0" to `tasks` and not to `cgroup.procs`:
-a process that moves its own single thread needs no cgroup_threadgroup_rwsem, whose writer waits for an RCU grace
-period (5 to 20 ms).
+Documentation: the kernel's admin-guide/cgroup-v1. Joining is done by writing "0" to `tasks` and not to
+`cgroup.procs`: a process that moves its own single thread needs no cgroup_threadgroup_rwsem, whose writer
+waits for an RCU grace period (5 to 20 ms).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import time
 
+from wherry.runtime import values
 from wherry.runtime.cgroups import tree
 from wherry.runtime.cgroups.devices import v1_lines
 
@@ -65,7 +66,7 @@ class HierarchiesCgroup:
                     errno.ENOENT, f"cgroup controller {controller} is not mounted: cannot set {name}"
                 )
             tree.write(place, name, value)
-        block = resources.get("blockIO") or {}
+        block = values.child(resources, "blockIO")
         if block.get("weight"):
             self._set_weight(str(block["weight"]))
 
@@ -146,7 +147,7 @@ class HierarchiesCgroup:
             name: os.open(f"{place}/devices.{name}", os.O_WRONLY | os.O_CLOEXEC) for name in ("allow", "deny")
         }
         try:
-            for name, line in v1_lines(resources.get("devices") or []):
+            for name, line in v1_lines(values.children(resources, "devices")):
                 os.write(files[name], line)
         finally:
             for descriptor in files.values():
@@ -179,8 +180,10 @@ class HierarchiesCgroup:
         raise OSError(errno.ENOENT, "no blkio weight on this kernel (blkio.bfq.weight, blkio.weight)")
 
     def _current_limits(self, resources: dict[str, Any]) -> tuple[int, int]:
-        """memory and memory+swap limit now, read only when both are about to change: their order depends on it."""
-        memory = resources.get("memory") or {}
+        """memory and memory+swap limit now, read only when both are about to change: their order depends on
+        it.
+        """
+        memory = values.child(resources, "memory")
         if not memory.get("limit") or not memory.get("swap"):
             return 0, 0
         place = self._places["memory"]
@@ -202,8 +205,8 @@ def settings(resources: dict[str, Any], current: tuple[int, int] = (0, 0)) -> li
     def put(controller: str, name: str, value: Any) -> None:
         result.append((controller, f"{controller}.{name}", str(value)))
 
-    memory = resources.get("memory") or {}
-    limit, swap = memory.get("limit"), memory.get("swap")
+    memory = values.child(resources, "memory")
+    limit, swap = values.number(memory, "limit") or 0, values.number(memory, "swap") or 0
     if limit and swap and limit > 0 and swap > 0 and current[1] and current[1] < limit:
         # memory.limit must never exceed memsw.limit: when both grow, memsw goes first.
         put("memory", "memsw.limit_in_bytes", swap)
@@ -222,7 +225,7 @@ def settings(resources: dict[str, Any], current: tuple[int, int] = (0, 0)) -> li
     if memory.get("swappiness") is not None:
         put("memory", "swappiness", memory["swappiness"])
 
-    cpu = resources.get("cpu") or {}
+    cpu = values.child(resources, "cpu")
     if cpu.get("shares"):
         put("cpu", "shares", cpu["shares"])
     if cpu.get("period"):
@@ -242,24 +245,24 @@ def settings(resources: dict[str, Any], current: tuple[int, int] = (0, 0)) -> li
     if cpu.get("mems"):
         put("cpuset", "mems", cpu["mems"])
 
-    pids = (resources.get("pids") or {}).get("limit")
+    pids = values.number(values.child(resources, "pids"), "limit")
     if pids:
         put("pids", "max", pids if pids > 0 else "max")
 
-    block = resources.get("blockIO") or {}
+    block = values.child(resources, "blockIO")
     for key, name in _THROTTLES.items():
-        for device in block.get(key) or []:
+        for device in values.children(block, key):
             put("blkio", f"throttle.{name}", f"{device['major']}:{device['minor']} {device['rate']}")
-    for device in block.get("weightDevice") or []:
+    for device in values.children(block, "weightDevice"):
         if device.get("weight"):
             put("blkio", "bfq.weight_device", f"{device['major']}:{device['minor']} {device['weight']}")
 
-    for page in resources.get("hugepageLimits") or []:
+    for page in values.children(resources, "hugepageLimits"):
         put("hugetlb", f"{page['pageSize']}.limit_in_bytes", page["limit"])
-    network = resources.get("network") or {}
+    network = values.child(resources, "network")
     if network.get("classID") is not None:
         put("net_cls", "classid", network["classID"])
-    for priority in network.get("priorities") or []:
+    for priority in values.children(network, "priorities"):
         put("net_prio", "ifpriomap", f"{priority['name']} {priority['priority']}")
     return result
 
@@ -273,7 +276,7 @@ _THROTTLES = {
 
 
 def mounted_hierarchies() -> dict[str, str]:
-    """Mount point by controller (`name=systemd` for the named one), found once: a host does not change them."""
+    """Mount point by controller (`name=systemd` for the named one), found once."""
     global _hierarchies
     if _hierarchies is None:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
@@ -291,14 +294,17 @@ def parse_mountinfo(text: str) -> dict[str, str]:
         point = before.split(" ")[4]
         for option in after.split(" ", 1)[1].split(","):
             if option in _CONTROLLERS or option.startswith("name="):
-                # Controllers that share a hierarchy are made and joined once, under the first one's name, but each
-                # must be found by its own name.
+                # Controllers that share a hierarchy are made and joined once, under the first one's name, but
+                # each must be found by its own name.
                 found.setdefault(option, point)
     return found
 
 
 _CONTROLLERS = frozenset(
-    "cpu cpuacct cpuset memory devices freezer blkio pids hugetlb net_cls net_prio perf_event rdma misc".split()
+    (
+        *("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"),
+        *("hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc"),
+    )
 )
 _hierarchies: dict[str, str] | None = None
 

@@ -11,9 +11,11 @@ import select
 
 from wherry.linux import bpf
 from wherry.linux.inotify import watch_modified
+from wherry.runtime import values
 from wherry.runtime.cgroups import tree
 from wherry.runtime.cgroups.devices import program
-from wherry.runtime.cgroups.driver import ROOT
+from wherry.runtime.cgroups.tree import ROOT
+from wherry.runtime.errors import invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,14 +36,13 @@ class UnifiedCgroup:
         self._place = ROOT + path
 
     def create(self, resources: dict[str, Any]) -> None:
-        if not tree.make(self._place):
-            # Left by an earlier container of the same name: its processes must not be taken over.
-            if tree.pids(self._place):
-                raise OSError(errno.EBUSY, "cgroup is in use", self._place)
+        # One that was left by an earlier container of the same name: its processes must not be taken over.
+        if not tree.make(self._place) and tree.pids(self._place):
+            raise OSError(errno.EBUSY, "cgroup is in use", self._place)
         _delegate_down_to(self.path)
         self.update(resources)
         self.open()
-        bpf.attach_device_filter(self.birthplace, program(resources.get("devices") or []))
+        bpf.attach_device_filter(self.birthplace, program(values.children(resources, "devices")))
 
     def join(self) -> None:
         tree.write(self._place, "cgroup.procs", "0")
@@ -49,7 +50,7 @@ class UnifiedCgroup:
     def update(self, resources: dict[str, Any]) -> None:
         for name, value in settings(resources):
             tree.write(self._place, name, value)
-        weight = (resources.get("blockIO") or {}).get("weight")
+        weight = values.child(resources, "blockIO").get("weight")
         if weight:
             self._set_weight(weight)
 
@@ -126,13 +127,13 @@ def settings(resources: dict[str, Any]) -> list[tuple[str, str]]:
     def put(name: str, value: Any) -> None:
         result.append((name, str(value)))
 
-    memory = resources.get("memory") or {}
-    limit, swap = memory.get("limit"), memory.get("swap")
+    memory = values.child(resources, "memory")
+    limit, swap = values.number(memory, "limit") or 0, values.number(memory, "swap") or 0
     if swap:
         if swap > 0 and not limit:
-            raise ValueError("memory swap limit is set without a memory limit")
+            raise invalid("memory swap limit is set without a memory limit")
         if swap > 0 and limit > 0 and swap < limit:
-            raise ValueError(f"memory swap limit {swap} is below the memory limit {limit}")
+            raise invalid(f"memory swap limit {swap} is below the memory limit {limit}")
         # v1 counts memory and swap together, v2 swap alone.
         put("memory.swap.max", "max" if swap < 0 or limit < 0 else swap - limit)
     if limit:
@@ -140,7 +141,7 @@ def settings(resources: dict[str, Any]) -> list[tuple[str, str]]:
     if memory.get("reservation"):
         put("memory.low", "max" if memory["reservation"] < 0 else memory["reservation"])
 
-    cpu = resources.get("cpu") or {}
+    cpu = values.child(resources, "cpu")
     if cpu.get("shares"):
         put("cpu.weight", weight_for_shares(cpu["shares"]))
     quota, period = cpu.get("quota"), cpu.get("period")
@@ -155,19 +156,19 @@ def settings(resources: dict[str, Any]) -> list[tuple[str, str]]:
     if cpu.get("mems"):
         put("cpuset.mems", cpu["mems"])
 
-    pids = (resources.get("pids") or {}).get("limit")
+    pids = values.number(values.child(resources, "pids"), "limit")
     if pids:
         put("pids.max", pids if pids > 0 else "max")
 
-    block = resources.get("blockIO") or {}
+    block = values.child(resources, "blockIO")
     for key, name in _THROTTLES.items():
-        for device in block.get(key) or []:
+        for device in values.children(block, key):
             put("io.max", f"{device['major']}:{device['minor']} {name}={device['rate']}")
-    for page in resources.get("hugepageLimits") or []:
+    for page in values.children(resources, "hugepageLimits"):
         put(f"hugetlb.{page['pageSize']}.max", page["limit"])
-    for name, value in (resources.get("unified") or {}).items():
+    for name, value in values.mapping(resources, "unified").items():
         if "/" in name or "." not in name:
-            raise ValueError(f"invalid cgroup file {name!r} in linux.resources.unified")
+            raise invalid(f"invalid cgroup file {name!r} in linux.resources.unified")
         put(name, value)
     return result
 
@@ -197,8 +198,8 @@ def _delegate_down_to(path: str) -> None:
             try:
                 tree.write(place, "cgroup.subtree_control", "+" + controller)
             except OSError as exc:
-                # EBUSY: processes in an inner node; ENOENT: not given to it; EINVAL: cpu with real-time tasks.
-                # What a limit needs and is missing fails when the limit is written.
+                # EBUSY: processes in an inner node; ENOENT: not given to it; EINVAL: cpu with real-time
+                # tasks. What a limit needs and is missing fails when the limit is written.
                 if exc.errno not in (errno.EBUSY, errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES):
                     raise
         place = f"{place}/{name}"
