@@ -1,30 +1,34 @@
 """Makes a container in a child of the shim, which is gone once the container runs: for the sake of memory.
 
-    shim ──fork──► maker ──clone──► first process          the maker makes; its pages go with it
-    shim ◄── pid, descriptors ── maker                     "created"
-    shim ── go ──► maker ── go ──► first process: execve
-    shim ◄── started ─── maker: exits                      the first process becomes the shim's child
+    shim ──fork──► maker                    at once, so that it is ready when the request comes
+    shim ── create ──► maker ──clone──► first process
+    shim ◄── pid, descriptors ── maker      OCI's "created"
+    shim ── start ──► maker ── go ──► first process: execve
+    shim ◄── {} ── maker, which ends        the first process becomes the shim's child
 
 A page that a process writes to is a page of its own, and reading Python objects writes to them (their reference
-counts). Making a container touches most of the runtime's code: 1 MiB that a shim would keep for nothing. A shim
-is a child subreaper, so the container's process comes to it when the maker ends.
-
-The maker ends as well when the shim does: their channel closes, and with it the first process that still waits.
+counts). Making a container touches most of the runtime's code: a MiB that every shim would keep for nothing. A
+shim is a child subreaper, so the container's process comes to it when the maker ends. The maker ends with the
+shim as well: their channel closes, and with it the first process that still waits to be started.
 """
 
 from __future__ import annotations
 
 import binascii
+import json
 import os
+import socket
 
-from wherry.runtime import channel, lifecycle
+from wherry.runtime import lifecycle
 from wherry.runtime.cgroups.driver import cgroup_for
-from wherry.runtime.errors import INTERNAL, StartFailed
+from wherry.runtime.errors import INTERNAL, INVALID, StartFailed
+from wherry.shim.pipes import Pipes
+from wherry.shim.protocol import Channel, ProtocolError, close_all, is_object
+from wherry.shim.stdio import STDERR, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, Protocol
 
     class Made(Protocol):
@@ -38,35 +42,36 @@ if TYPE_CHECKING:
 
         def start(self) -> None: ...
 
+    Create = Callable[..., Made]
+    Message = dict[str, Any]
+
+MAX_CONFIG = 8 << 20
+
 
 class MadeContainer:
     """See runtimes.Container. What is seldom needed is done by a lifecycle.Container, made when it is."""
 
-    def __init__(
-        self, maker: socket.socket, message: dict[str, Any], fds: list[int], where: tuple[str, str]
-    ) -> None:
-        self._maker: socket.socket | None = maker
-        self._container_id, self._cgroup_path = where
-        self._namespaces = int(message["namespaces"])
-        self._seccomp = binascii.a2b_base64(message["seccomp"]) if message["seccomp"] else None
-        named = dict(zip(message["names"], fds, strict=True))
-        self.init = lifecycle.Process(message["pid"], named["pidfd"], named.get("console", -1))
+    def __init__(self, maker: Maker, request: Message, reply: Message, fds: list[int]) -> None:
+        self._maker = maker
+        self._container_id = request["id"]
+        self._cgroup_path = request["cgroup"]
+        self._namespaces = reply["namespaces"]
+        self._seccomp: str = reply["seccomp"]
+        named = dict(zip(reply["names"], fds, strict=True))
+        self.init = lifecycle.Process(reply["pid"], named["pidfd"], named.get("console", -1))
         self.netns: int = named.get("netns", -1)
         self.rootfs: int = named.get("rootfs", -1)
         self.oom_events: int = named.get("oom", -1)
+        self.stdin: int = named.get("stdin", -1)
+        self.sources = {name: named[name] for name in (STDOUT, STDERR) if name in named}
         self._whole: lifecycle.Container | None = None
 
     def start(self) -> None:
         """Release the first process; returns once its execve succeeded."""
-        maker, self._maker = self._maker, None
-        if maker is None:
-            raise StartFailed(INTERNAL, "cannot start a container that is not in the created state")
-        with maker:
-            try:
-                channel.send(maker, {"go": True})
-            except BrokenPipeError:
-                pass  # the end of file says so as well
-            channel.expect(maker, "started")
+        try:
+            self._maker.ask({"op": "start"})
+        finally:
+            self._maker.close()
 
     def exec(
         self, process_object: dict[str, Any], *, stdio: tuple[int, int, int] | None
@@ -90,9 +95,7 @@ class MadeContainer:
 
     def destroy(self) -> None:
         """Kill what is left, remove the cgroup, close every descriptor."""
-        if self._maker is not None:
-            self._maker.close()
-            self._maker = None
+        self._maker.close()
         self._get().destroy()
 
     def _get(self) -> lifecycle.Container:
@@ -103,78 +106,137 @@ class MadeContainer:
                 cgroup_for(self._cgroup_path),
                 control=None,
                 namespaces=self._namespaces,
-                seccomp=self._seccomp,
+                seccomp=binascii.a2b_base64(self._seccomp) if self._seccomp else None,
                 netns=self.netns,
                 rootfs=self.rootfs,
             )
         return self._whole
 
 
-def make(
-    create: Callable[[], Made], *, container_id: str, cgroup: str, in_child: Callable[[], None]
-) -> MadeContainer:
-    """Call `create` in a child and give the container up to "created". Raises its StartFailed.
+class Maker:
+    """The shim's side: a child that is ready to make one container."""
 
-    `in_child` lets the child go of what is the shim's alone.
-    """
-    ours, theirs = channel.pair()
-    try:
+    def __init__(self, create: Create, in_child: Callable[[], None]) -> None:
+        """Fork it. `in_child` lets it go of what is the shim's alone: a copy of a connection keeps it open."""
+        ours, theirs = socket.socketpair()
         if os.fork() == 0:
-            _be_maker(create, cgroup, in_child, ours, theirs)
+            try:
+                ours.close()
+                in_child()
+                _make(create, _blocking(theirs))
+            finally:
+                os._exit(0)
         theirs.close()
-        message, fds = channel.receive(ours)
-        if message is None or message.get("at") != "made":
-            for fd in fds:
-                os.close(fd)
-            raise channel.failure_in(message)
-        return MadeContainer(ours, message, fds, (container_id, cgroup))
-    except BaseException:
-        ours.close()
-        theirs.close()
-        raise
+        self._channel = _blocking(ours)
+
+    def make(self, container_id: str, request: Message, fds: Sequence[int]) -> MadeContainer:
+        """The container that the shim's request `create` describes, up to "created". Raises StartFailed."""
+        request = {**request, "id": container_id}
+        return MadeContainer(self, request, *self.ask(request, fds))
+
+    def ask(self, request: Message, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
+        """Wait for what the maker says to `request`. Raises StartFailed."""
+        try:
+            self._channel.send(request, fds)
+            reply, found = _next(self._channel) or ({"error": None}, [])
+        except (OSError, ProtocolError) as exc:
+            raise StartFailed(INTERNAL, f"the container's maker is gone: {exc}") from exc
+        if "error" in reply:
+            close_all(found)
+            error = reply["error"] or {"kind": INTERNAL, "message": "the container's maker is gone"}
+            raise StartFailed(error["kind"], error["message"])
+        return reply, found
+
+    def close(self) -> None:
+        """Let it end, if it has not: what it made and did not start ends too."""
+        self._channel.close()
 
 
-def _be_maker(
-    create: Callable[[], Made],
-    cgroup: str,
-    in_child: Callable[[], None],
-    ours: socket.socket,
-    theirs: socket.socket,
-) -> None:
+def read_config(bundle: str) -> dict[str, Any]:
+    """The bundle's config.json. Raises StartFailed, or OSError if it cannot be read."""
+    path = f"{bundle}/config.json"
+    try:
+        spec: Any = json.loads(read_file(path))
+    except (ValueError, RecursionError) as exc:
+        raise StartFailed(INVALID, f"{path} is not JSON: {exc}") from exc
+    if not is_object(spec) or not is_object(spec.get("process")):
+        raise StartFailed(INVALID, f"{path} describes no process")
+    return spec
+
+
+def read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read(MAX_CONFIG + 1)
+    if len(data) > MAX_CONFIG:
+        raise StartFailed(INVALID, f"{path} is larger than {MAX_CONFIG} bytes")
+    return data
+
+
+def _blocking(sock: socket.socket) -> Channel:
+    channel = Channel(sock)
+    sock.setblocking(True)
+    return channel
+
+
+def _next(channel: Channel) -> tuple[Message, list[int]] | None:
+    """The next message on a blocking channel; None at the end. One is under way at a time."""
+    while channel.wants_write:
+        channel.flush()
+    while (messages := channel.receive()) is not None:
+        if messages:
+            return messages[0]
+    return None
+
+
+def _make(create: Create, channel: Channel) -> None:
     """The maker's whole life."""
     try:
-        ours.close()
-        in_child()
-        try:
-            container = create()
-            named = {
-                "pidfd": container.init.pidfd,
-                "console": container.init.console,
-                "netns": container.netns,
-            }
-            named |= {"rootfs": container.rootfs, "oom": _oom_events(cgroup)}
-            named = {name: fd for name, fd in named.items() if fd >= 0}
-            filter_text = binascii.b2a_base64(container.seccomp).decode() if container.seccomp else ""
-            channel.send(
-                theirs,
-                {
-                    "at": "made",
-                    "pid": container.init.pid,
-                    "namespaces": container.namespaces,
-                    "seccomp": filter_text,
-                    "names": list(named),
-                },
-                list(named.values()),
-            )
-            channel.expect_go(theirs)
-            container.start()
-            channel.send(theirs, {"at": "started"})
-        except StartFailed as exc:
-            channel.send_failure(theirs, exc)
-        except Exception as exc:
-            channel.send_failure(theirs, StartFailed(INTERNAL, f"{type(exc).__name__}: {exc}"))
-    finally:
-        os._exit(0)
+        if (first := _next(channel)) is None:
+            return
+        container, reply, fds = _created(create, *first)
+        channel.send(reply, fds)
+        if _next(channel) is None:
+            return
+        container.start()
+        channel.send({})
+    except StartFailed as exc:
+        channel.send({"error": {"kind": exc.kind, "message": exc.message}})
+    except Exception as exc:
+        channel.send({"error": {"kind": INTERNAL, "message": f"{type(exc).__name__}: {exc}"}})
+
+
+def _created(create: Create, request: Message, fds: list[int]) -> tuple[Made, Message, list[int]]:
+    """Make the container; what to tell the shim, and the descriptors for it."""
+    spec = read_config(request["bundle"])
+    pipes = None if spec["process"].get("terminal") else Pipes(stdin=bool(request.get("stdin")))
+    container = create(
+        spec,
+        container_id=request["id"],
+        bundle=request["bundle"],
+        rootfs=request.get("rootfs"),
+        stdio=pipes.theirs if pipes else None,
+        netns=fds[0] if request.get("netns") else None,
+        seccomp=read_file(request["seccomp"]) if request.get("seccomp") else None,
+        cgroup=request["cgroup"],
+    )
+    named = {
+        "pidfd": container.init.pidfd,
+        "console": container.init.console,
+        "netns": container.netns,
+        "rootfs": container.rootfs,
+        "oom": _oom_events(request["cgroup"]),
+    }
+    if pipes:
+        close_all(pipes.theirs)
+        named |= {"stdin": pipes.stdin, **pipes.sources}
+    named = {name: fd for name, fd in named.items() if fd >= 0}
+    reply = {
+        "pid": container.init.pid,
+        "namespaces": container.namespaces,
+        "seccomp": binascii.b2a_base64(container.seccomp).decode() if container.seccomp else "",
+        "names": list(named),
+    }
+    return container, reply, list(named.values())
 
 
 def _oom_events(cgroup: str) -> int:
