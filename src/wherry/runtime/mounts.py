@@ -137,6 +137,11 @@ def parse(entry: dict[str, Any]) -> Mount:
     return mount
 
 
+def find(entries: list[Mount], destination: str) -> Mount | None:
+    """The last mount at `destination`, which is the one that shows."""
+    return next((mount for mount in reversed(entries) if mount.destination == destination), None)
+
+
 def known_options() -> list[str]:
     """The options that do not depend on the filesystem."""
     recursive = {f"r{option}" for option in _ATTRIBUTES}
