@@ -11,10 +11,10 @@ import time
 from typing import Any
 
 import pytest
-
 from tests.fakes import registry as fake
 from tests.fakes.registry import FakeRegistry, config_of, digest_of, tar_of
 from tests.unit.engine.image_fixtures import Bench
+
 from wherry.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, WherryError
 from wherry.model.images import AuthConfig
 from wherry.oci.digest import Digest
@@ -106,7 +106,9 @@ async def test_platform_of_an_index(bench: Bench) -> None:
         assert (await bench.images.inspect(f"{registry.address}/x:1")).architecture == "amd64"
         await bench.pull(f"{registry.address}/x", "1", platform="linux/arm64")
         assert (await bench.images.inspect(f"{registry.address}/x:1")).architecture == "arm64"
-        with pytest.raises(NotFound, match="no matching manifest for linux/s390x in the manifest list entries"):
+        with pytest.raises(
+            NotFound, match="no matching manifest for linux/s390x in the manifest list entries"
+        ):
             await bench.pull(f"{registry.address}/x", "1", platform="linux/s390x")
 
 
@@ -160,10 +162,10 @@ async def test_credentials_of_the_request_are_used(bench: Bench) -> None:
         with pytest.raises(Unauthorized):
             await bench.pull(f"{registry.address}/x", "1")
         await bench.pull(f"{registry.address}/x", "1", auth=AuthConfig(username="user", password="secret"))
-    assert b"secret" not in await on_disk(bench)
+    assert b"secret" not in on_disk(bench)
 
 
-async def on_disk(bench: Bench) -> bytes:
+def on_disk(bench: Bench) -> bytes:
     """Every byte below the store (S43)."""
     root = os.path.dirname(os.path.dirname(bench.store.blobs.path(Digest("sha256:" + "0" * 64))))
     found = bytearray()
@@ -261,9 +263,19 @@ HOSTILE = {
     "size a float": (lambda r: change_layer(r, size=1e300), ""),
     "md5 digest": (lambda r: change_layer(r, digest="md5:" + "0" * 32), ""),
     "digest with a path": (lambda r: change_layer(r, digest="sha256:../../../../etc/passwd"), ""),
-    "foreign media type": (lambda r: change_layer(r, mediaType="text/html"), "unsupported media type text/html"),
+    "foreign media type": (
+        lambda r: change_layer(r, mediaType="text/html"),
+        "unsupported media type text/html",
+    ),
     "helm chart": (
-        lambda r: change(r, config={"mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": "sha256:" + "0" * 64, "size": 2}),
+        lambda r: change(
+            r,
+            config={
+                "mediaType": "application/vnd.cncf.helm.config.v1+json",
+                "digest": "sha256:" + "0" * 64,
+                "size": 2,
+            },
+        ),
         "unsupported media type application/vnd.cncf.helm",
     ),
     "windows": (
@@ -317,7 +329,9 @@ async def test_cut_download_goes_on_at_the_next_pull(bench: Bench) -> None:
         registry.add_image("x", "1", layers=LAYERS[2:])
         layer = json.loads(registry.manifests["x", "1"][0])["layers"][0]["digest"]
         registry.fault("/blobs/" + layer, fake.cut_after(100_000, registry.blobs[layer]), times=1)
-        registry.fault("/blobs/" + layer, fake.cut_after(0, registry.blobs[layer]), times=fetch.MAX_ATTEMPTS - 1)
+        registry.fault(
+            "/blobs/" + layer, fake.cut_after(0, registry.blobs[layer]), times=fetch.MAX_ATTEMPTS - 1
+        )
         with pytest.raises(WherryError):
             await bench.pull(f"{registry.address}/x", "1")
         registry.requests.clear()
