@@ -6,11 +6,15 @@ import hashlib
 import io
 import os
 import stat
+import subprocess
 import tarfile
+import tempfile
 import threading
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wherry.errors import Internal, InvalidParameter, NotFound, Unavailable
 from wherry.linux import mounts
@@ -323,6 +327,21 @@ def test_giving_up_leaves_nothing(driver: SnapshotDriver) -> None:
     assert left_over(driver) == []
 
 
+def test_a_full_disk_is_said_and_leaves_nothing(driver: SnapshotDriver) -> None:
+    small = mounts.new_filesystem("tmpfs", [("size", "2m")])
+    try:
+        on_small = type(driver)(f"/proc/self/fd/{small}/store")  # type: ignore[call-arg]
+        on_small.recover()
+        data, diff_id = tar_of((entry("a"), os.urandom(3 << 20)))
+        with pytest.raises(Internal, match="'a': no space left on device"):
+            on_small.commit_layer(ChainID(diff_id), None, diff_id, io.BytesIO(data))
+        assert left_over(on_small) == []
+        [chain] = commit(on_small, tar_of((entry("b"), b"fits")))
+        assert on_small.layer_size(chain) == 4
+    finally:
+        os.close(small)
+
+
 def left_over(driver: SnapshotDriver) -> list[str]:
     root = driver._directories.root  # type: ignore[attr-defined]
     return [name for folder in ("layers", "containers") for name in os.listdir(os.path.join(root, folder))]
@@ -447,6 +466,38 @@ def test_a_tree_nested_without_end_can_be_measured_and_removed(driver: SnapshotD
     assert left_over(driver) == []
 
 
+def test_what_a_container_made_immutable_can_be_removed(driver: SnapshotDriver) -> None:
+    with View(driver, []) as view:
+        os.makedirs(f"{view.path}/d/e")
+        with open(f"{view.path}/d/f", "w"):
+            pass
+        for path in ("d/f", "d/e", "d"):
+            done = subprocess.run(["chattr", "+i", f"{view.path}/{path}"], check=False, pass_fds=[view.root])
+            if done.returncode:
+                pytest.skip("this filesystem has no immutable files")
+    driver.remove("c1")
+    assert left_over(driver) == []
+
+
+def test_a_container_needs_its_layers(driver: SnapshotDriver) -> None:
+    with pytest.raises(NotFound):
+        driver.prepare("c1", [ChainID("sha256:" + "0" * 64)])
+    assert left_over(driver) == []
+
+
+def test_preparing_again_mends_what_a_power_cut_took(driver: SnapshotDriver) -> None:
+    chains = commit(driver, tar_of((entry("a"), b"1")))
+    with View(driver, chains) as view, open(f"{view.path}/new", "w"):
+        pass
+    if driver.name == "overlay2":
+        with open(os.path.join(driver._directories.container_path("c1"), "lower"), "w"):  # type: ignore[attr-defined]
+            pass
+        with pytest.raises(NotFound):
+            driver.rootfs("c1")
+    with View(driver, chains) as view:
+        assert view.names() == {"a", "new"}
+
+
 HOSTILE: dict[str, Callable[[], Layer]] = {
     "dotdot": lambda: tar_of((entry("../escaped"), b"x")),
     "dotdot inside": lambda: tar_of((entry("a/../../escaped"), b"x")),
@@ -472,6 +523,11 @@ HOSTILE: dict[str, Callable[[], Layer]] = {
     ),
     "symlink loop as parent": lambda: tar_of(entry("a", tarfile.SYMTYPE, linkname="a"), (entry("a/b"), b"x")),
     "whiteout with a member": lambda: tar_of((entry(".wh.d/x"), b"x")),
+    "hard link to a whiteout": lambda: tar_of(
+        folder("d"),
+        entry("n", tarfile.CHRTYPE, devmajor=0, devminor=0),
+        entry("a", tarfile.LNKTYPE, linkname="n"),
+    ),
     "absurd device": lambda: tar_of(entry("a", tarfile.CHRTYPE, devmajor=0o777777, devminor=0)),
 }
 
@@ -523,3 +579,45 @@ def test_a_driver_says_what_a_container_stands_on(driver: SnapshotDriver) -> Non
     chains = commit(driver, tar_of((entry("a"), b"1")), tar_of((entry("b"), b"2")))
     driver.prepare("c1", chains)
     assert driver.layers_below("c1") == (chains if driver.name == "overlay2" else [])
+
+
+names = st.sampled_from(["a", "b", "a/a", "a/b", "a/b/c", "b/c", "l/x", "l", "./", "d/e/f/g"])
+hides = st.sampled_from(
+    [".wh.a", ".wh.b", "a/.wh.a", "a/.wh.b", "a/b/.wh.c", "b/.wh..wh..opq", ".wh..wh..opq", ".wh.l"]
+)
+members = st.one_of(
+    st.builds(
+        lambda name, data: (entry(name), data), names, st.sampled_from([b"", b"1", b"22", b"x" * 1500])
+    ),
+    st.builds(lambda name, mode: folder(name, mode=mode), names, st.sampled_from([0o755, 0o700])),
+    st.builds(
+        lambda name, to: entry(name, tarfile.SYMTYPE, linkname=to),
+        names,
+        st.sampled_from(["a", "/a/b", "..", "b"]),
+    ),
+    st.builds(lambda name, to: entry(name, tarfile.LNKTYPE, linkname=to), names, names),
+    st.builds(entry, hides),
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.lists(members, max_size=7).map(lambda found: tar_of(*found)), min_size=1, max_size=3))
+def test_all_drivers_show_the_same_of_any_layers_and_give_them_back(layers: list[Layer]) -> None:
+    chains = chain_ids([diff_id for _, diff_id in layers])
+    with tempfile.TemporaryDirectory() as directory:
+        trees: list[object] = []
+        for kind in (Overlay2, Vfs):
+            driver = kind(os.path.join(directory, kind.name))
+            driver.recover()
+            try:
+                commit(driver, *layers)
+            except InvalidParameter:
+                trees.append("refused")
+                continue
+            for chain, (data, _) in zip(chains, layers, strict=True):
+                out = io.BytesIO()
+                driver.export_layer(chain, out)
+                assert out.getvalue() == data
+            with View(driver, chains) as view:
+                trees.append(view.tree())
+        assert trees[0] == trees[1]

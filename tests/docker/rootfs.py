@@ -169,7 +169,16 @@ def debian_tar() -> str:
     for folder in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial"):
         os.makedirs(f"{root}/{folder}", exist_ok=True)
     subprocess.run(
-        ["tar", "-C", root, "--numeric-owner", *(f"--exclude=./{d}/*" for d in ("dev", "proc", "sys")), "-cf", f"{path}.part", "."],
+        [
+            "tar",
+            "-C",
+            root,
+            "--numeric-owner",
+            *(f"--exclude=./{d}/*" for d in ("dev", "proc", "sys")),
+            "-cf",
+            f"{path}.part",
+            ".",
+        ],
         check=True,
     )
     os.rename(f"{path}.part", path)

@@ -152,7 +152,11 @@ def test_env_file_and_environment_of_the_client(engine: Engine, name: str, tmp_p
     path = f"{tmp_path}/env"
     with open(path, "w") as file:
         file.write("# comment\nA=1\nFROM_CLIENT\nNOT_THERE\n")
-    line = engine.docker("run", "--rm", "--env-file", path, "busybox", "env", env={"FROM_CLIENT": "yes"}).ok().out
+    line = (
+        engine.docker("run", "--rm", "--env-file", path, "busybox", "env", env={"FROM_CLIENT": "yes"})
+        .ok()
+        .out
+    )
     assert "A=1\n" in line and "FROM_CLIENT=yes\n" in line and "NOT_THERE" not in line
 
 
@@ -166,7 +170,14 @@ def test_bind_mounts(engine: Engine, name: str, tmp_path: object) -> None:
     with open(f"{tmp_path}/file", "w") as file:
         file.write("from the host\n")
     script = "cat /b/file; echo more >>/b/file; (echo x >/ro/new) 2>&1; ls /missing"
-    options = ["-v", f"{tmp_path}:/b", "-v", f"{tmp_path}:/ro:ro", "-v", f"{tmp_path}/made-by-docker:/missing"]
+    options = [
+        "-v",
+        f"{tmp_path}:/b",
+        "-v",
+        f"{tmp_path}:/ro:ro",
+        "-v",
+        f"{tmp_path}/made-by-docker:/missing",
+    ]
     out = engine.docker("run", "--rm", *options, "busybox", "sh", "-c", script).ok().out
     assert out.startswith("from the host\n") and "Read-only file system" in out
     assert open(f"{tmp_path}/file").read() == "from the host\nmore\n"
@@ -186,7 +197,10 @@ def test_host_namespaces_are_joined_only_when_asked(engine: Engine, name: str, k
     here = os.readlink(f"/proc/self/ns/{kind}")
     read = ["busybox", "readlink", f"/proc/self/ns/{kind}"]
     assert engine.docker("run", "--rm", option, *read).ok().line == here
-    assert engine.docker("run", "--rm", *(["--cgroupns=private"] if kind == "cgroup" else []), *read).ok().line != here
+    assert (
+        engine.docker("run", "--rm", *(["--cgroupns=private"] if kind == "cgroup" else []), *read).ok().line
+        != here
+    )
 
 
 @pytest.mark.parametrize("kind", ["pid", "ipc", "net"])
@@ -216,7 +230,9 @@ def test_only_the_three_streams_are_open_in_the_container(engine: Engine, name: 
     pid = state(engine, name)["Pid"]
     assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
     engine.docker("exec", "-d", name, "sleep", "301").ok()
-    execs = [p for p in children_of_container(int(str(pid))) if b"301" in open(f"/proc/{p}/cmdline", "rb").read()]
+    execs = [
+        p for p in children_of_container(int(str(pid))) if b"301" in open(f"/proc/{p}/cmdline", "rb").read()
+    ]
     assert execs and all(sorted(os.listdir(f"/proc/{p}/fd")) == ["0", "1", "2"] for p in execs)
 
 
@@ -234,14 +250,18 @@ def children_of_container(pid: int) -> list[int]:
 
 def test_memory_limit_kills_and_says_so(engine: Engine, name: str) -> None:
     hungry = "a=x; while :; do a=$a$a; done"
-    ran = engine.docker("run", "--name", name, "-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", hungry)
+    ran = engine.docker(
+        "run", "--name", name, "-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", hungry
+    )
     assert ran.code == 137
     assert state(engine, name)["OOMKilled"] is True
 
 
 def forwarding_is_dropped() -> bool:
     """Another engine on this machine drops what passes the bridge, unless it has let it in itself."""
-    listed = subprocess.run(["nft", "list", "chain", "ip", "filter", "FORWARD"], capture_output=True, check=False)
+    listed = subprocess.run(
+        ["nft", "list", "chain", "ip", "filter", "FORWARD"], capture_output=True, check=False
+    )
     return b"policy drop" in listed.stdout
 
 
@@ -279,7 +299,9 @@ def connected(address: str, port: int, timeout_s: float = 10.0) -> socket.socket
 def test_addresses_are_given_back(engine: Engine, name: str) -> None:
     show = ["busybox", "sh", "-c", "ip -o -4 addr show eth0 | awk '{print $4}'"]
     seen = {engine.docker("run", "--rm", *show).ok().line for _ in range(5)}
-    bound = engine.docker("network", "inspect", "bridge", "-f", "{{range .IPAM.Config}}{{.Subnet}}{{end}}").line
+    bound = engine.docker(
+        "network", "inspect", "bridge", "-f", "{{range .IPAM.Config}}{{.Subnet}}{{end}}"
+    ).line
     assert all(seen), seen
     if bound:  # this engine has network inspect
         assert all(one.rpartition("/")[2] == bound.rpartition("/")[2] for one in seen)
@@ -298,7 +320,9 @@ def test_logs_keep_streams_times_and_unfinished_lines(engine: Engine, name: str)
     logs = engine.docker("logs", name).ok()
     assert (logs.out, logs.err) == ("out\nunfinished", "err\n")
     stamped = engine.docker("logs", "-t", name).ok().out.splitlines()
-    assert all(line[:4].isdigit() and line[10] == "T" and line.split(" ")[0].endswith("Z") for line in stamped)
+    assert all(
+        line[:4].isdigit() and line[10] == "T" and line.split(" ")[0].endswith("Z") for line in stamped
+    )
     detail = engine.docker("logs", "--details", "-t", name).ok().out
     assert "out" in detail
 
@@ -352,7 +376,13 @@ def test_start_attached_gives_output_and_code(engine: Engine, name: str) -> None
 
 
 def test_exec_sees_the_containers_world(engine: Engine, name: str) -> None:
-    run(engine, name, "sleep", "300", options=("-e", "A=1", "--hostname", "box", "-w", "/tmp", "--cap-drop", "CHOWN"))
+    run(
+        engine,
+        name,
+        "sleep",
+        "300",
+        options=("-e", "A=1", "--hostname", "box", "-w", "/tmp", "--cap-drop", "CHOWN"),
+    )
     script = "echo $A $PWD; hostname; cat /proc/1/cmdline | tr '\\0' ' '; echo; grep CapEff /proc/self/status; grep Seccomp: /proc/self/status"
     lines = engine.docker("exec", name, "sh", "-c", script).ok().out.splitlines()
     assert lines == ["1 /tmp", "box", "sleep 300 ", "CapEff:\t00000000a80425fa", "Seccomp:\t2"]
@@ -432,8 +462,13 @@ def test_one_name_is_given_once_however_many_ask(engine: Engine, name: str) -> N
 
 
 def test_twenty_containers_at_once(engine: Engine, name: str) -> None:
-    clients = [engine.popen("run", "--name", f"{name}-{n}", "busybox", "sh", "-c", f"echo {n}; exit {n}") for n in range(20)]
-    assert [(c.communicate(timeout=90)[0], c.returncode) for c in clients] == [(b"%d\n" % n, n) for n in range(20)]
+    clients = [
+        engine.popen("run", "--name", f"{name}-{n}", "busybox", "sh", "-c", f"echo {n}; exit {n}")
+        for n in range(20)
+    ]
+    assert [(c.communicate(timeout=90)[0], c.returncode) for c in clients] == [
+        (b"%d\n" % n, n) for n in range(20)
+    ]
 
 
 def test_image_defaults_are_used_and_overridden(engine: Engine, name: str, clean: None) -> None:
@@ -450,7 +485,10 @@ def test_image_defaults_are_used_and_overridden(engine: Engine, name: str, clean
     )
     engine.docker("load", input=rootfs.docker_archive(config, [layer], f"{name}:1")).ok()
     assert engine.docker("run", "--rm", f"{name}:1").ok().out == "image image\n405\n/tmp\n"
-    assert engine.docker("run", "--rm", "-e", "B=mine", "-u", "0", "-w", "/", f"{name}:1").ok().out == "image mine\n0\n/\n"
+    assert (
+        engine.docker("run", "--rm", "-e", "B=mine", "-u", "0", "-w", "/", f"{name}:1").ok().out
+        == "image mine\n0\n/\n"
+    )
     assert engine.docker("run", "--rm", f"{name}:1", "echo other").ok().out == "other\n"
     assert engine.docker("run", "--rm", "--entrypoint", "echo", f"{name}:1", "x").ok().out == "x\n"
     engine.docker("create", "--name", name, "-l", "both=mine", f"{name}:1").ok()

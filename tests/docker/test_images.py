@@ -33,7 +33,13 @@ def base() -> bytes:
 
 @pytest.mark.parametrize(("pack", "suffix"), [(rootfs.gz, "+gzip"), (rootfs.zst, "+zstd"), (bytes, "")])
 def test_pull_layers_of_every_compression(
-    engine: Engine, registry: Registry, name: str, clean: None, base: bytes, pack: Callable[[bytes], bytes], suffix: str
+    engine: Engine,
+    registry: Registry,
+    name: str,
+    clean: None,
+    base: bytes,
+    pack: Callable[[bytes], bytes],
+    suffix: str,
 ) -> None:
     reference = f"{registry.address}/{name}"
     wanted = registry.put_image(name, "latest", [base, unique(name, suffix)], pack=pack, suffix=suffix)
@@ -86,7 +92,9 @@ def test_platform_is_chosen_from_an_index(
     assert engine.docker("run", "--rm", reference, "cat", "/unique").ok().out == f"{name} amd64"
     engine.docker("pull", "--platform", "linux/arm64", reference).ok()
     assert engine.docker("image", "inspect", "-f", "{{.Architecture}}", reference).ok().line == "arm64"
-    engine.docker("pull", "--platform", "linux/s390x", reference).failed(1, "no matching manifest for linux/s390x")
+    engine.docker("pull", "--platform", "linux/s390x", reference).failed(
+        1, "no matching manifest for linux/s390x"
+    )
 
 
 def test_credentials_open_a_registry(
@@ -101,7 +109,10 @@ def test_credentials_open_a_registry(
     engine.docker(*login, input="wrong", env=config).failed(1, "401 Unauthorized")
     assert "Login Succeeded" in engine.docker(*login, input=password, env=config).ok().out
     engine.docker("pull", reference, env=config).ok()
-    assert engine.docker("run", "--rm", "--pull", "always", reference, "echo", "in", env=config).ok().line == "in"
+    assert (
+        engine.docker("run", "--rm", "--pull", "always", reference, "echo", "in", env=config).ok().line
+        == "in"
+    )
 
 
 def test_bearer_tokens_are_fetched(
@@ -141,7 +152,10 @@ def test_a_failing_registry_leaves_nothing_behind(
     assert engine.docker("images", "-aq", "--no-trunc").ok().out == before
     proxy.reset(lambda path, n: None)
     engine.docker("pull", f"{proxy.address}/{name}").ok()
-    assert engine.docker("run", "--rm", f"{proxy.address}/{name}", "cat", "/unique").ok().out == f"{name} {fault}"
+    assert (
+        engine.docker("run", "--rm", f"{proxy.address}/{name}", "cat", "/unique").ok().out
+        == f"{name} {fault}"
+    )
 
 
 def test_a_cut_download_is_taken_up_where_it_ended(
@@ -229,7 +243,9 @@ def test_load_of_an_oci_layout(
     assert wherry.docker("run", "--rm", f"{name}:1", "cat", "/unique").ok().out == f"{name} x"
 
 
-def test_what_is_saved_is_read_by_skopeo(engine: Engine, name: str, clean: None, base: bytes, tmp_path: object) -> None:
+def test_what_is_saved_is_read_by_skopeo(
+    engine: Engine, name: str, clean: None, base: bytes, tmp_path: object
+) -> None:
     if shutil.which("skopeo") is None:
         pytest.skip("no skopeo on PATH")
     layers = [base, unique(name)]
@@ -241,7 +257,9 @@ def test_what_is_saved_is_read_by_skopeo(engine: Engine, name: str, clean: None,
         assert len(json.loads(done.stdout)["Layers"]) == 2
 
 
-def test_what_skopeo_writes_is_loaded(engine: Engine, name: str, clean: None, base: bytes, tmp_path: object) -> None:
+def test_what_skopeo_writes_is_loaded(
+    engine: Engine, name: str, clean: None, base: bytes, tmp_path: object
+) -> None:
     if shutil.which("skopeo") is None:
         pytest.skip("no skopeo on PATH")
     layers = [base, unique(name)]
@@ -258,7 +276,7 @@ def test_import_takes_compressed_tars(engine: Engine, name: str, clean: None, ba
     image = engine.docker("import", "-", name, input=packed).ok().line
     assert image.startswith("sha256:")
     assert engine.docker("run", "--rm", name, "echo", "ok").ok().line == "ok"
-    layers = engine.docker("image", "inspect", "-f", "{{join .RootFS.Layers \" \"}}", name).ok().line
+    layers = engine.docker("image", "inspect", "-f", '{{join .RootFS.Layers " "}}', name).ok().line
     assert layers == f"sha256:{hashlib.sha256(base).hexdigest()}"
 
 
@@ -351,7 +369,9 @@ def test_no_tar_writes_outside_its_layer(
     assert open(victim).read() == "whole"
 
 
-def test_hard_link_out_of_the_layer_is_refused(wherry: Engine, name: str, clean: None, tmp_path: object) -> None:
+def test_hard_link_out_of_the_layer_is_refused(
+    wherry: Engine, name: str, clean: None, tmp_path: object
+) -> None:
     with open(f"{tmp_path}/secret", "w") as file:
         file.write("secret")
     out = io.BytesIO()
@@ -380,10 +400,14 @@ BROKEN: dict[str, Callable[[bytes, bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("flaw", BROKEN)
-def test_a_broken_archive_is_refused_whole(wherry: Engine, name: str, clean: None, base: bytes, flaw: str) -> None:
+def test_a_broken_archive_is_refused_whole(
+    wherry: Engine, name: str, clean: None, base: bytes, flaw: str
+) -> None:
     before = wherry.docker("images", "-aq", "--no-trunc").ok().out
     archive = BROKEN[flaw](rootfs.image_config([base]), base)
-    answer = wherry.api("POST", "/images/load", archive, headers={"Content-Type": "application/x-tar"}, quiet=1)
+    answer = wherry.api(
+        "POST", "/images/load", archive, headers={"Content-Type": "application/x-tar"}, quiet=1
+    )
     failed = answer.status >= 400 or any("error" in line for line in answer.lines)
     assert failed, answer.body
     assert b"Traceback" not in answer.body
@@ -412,13 +436,19 @@ def test_an_image_in_use_stays(engine: Engine, name: str, clean: None, base: byt
     load(engine, name, base, unique(name))
     engine.docker("run", "-d", "--name", name, f"{name}:1", "sleep", "300").ok()
     image = engine.docker("image", "inspect", "-f", "{{.Id}}", f"{name}:1").ok().line
-    engine.docker("rmi", f"{name}:1").failed(1, "conflict: unable to remove repository reference", "(must force)")
-    engine.docker("rmi", "-f", image).failed(1, "cannot be forced", "image is being used by running container")
+    engine.docker("rmi", f"{name}:1").failed(
+        1, "conflict: unable to remove repository reference", "(must force)"
+    )
+    engine.docker("rmi", "-f", image).failed(
+        1, "cannot be forced", "image is being used by running container"
+    )
     engine.docker("rm", "-f", name).ok()
     engine.docker("rmi", f"{name}:1").ok()
 
 
-def test_rmi_takes_a_list_with_the_same_image_twice(engine: Engine, name: str, clean: None, base: bytes) -> None:
+def test_rmi_takes_a_list_with_the_same_image_twice(
+    engine: Engine, name: str, clean: None, base: bytes
+) -> None:
     load(engine, name, base, unique(name))
     engine.docker("tag", f"{name}:1", f"{name}:2").ok()
     image = engine.docker("image", "inspect", "-f", "{{.Id}}", f"{name}:1").ok().line
@@ -437,7 +467,9 @@ def test_image_filters(engine: Engine, name: str, clean: None, base: bytes) -> N
         layers = [base, unique(name, str(n))]
         config = json.loads(rootfs.image_config(layers, Labels=labels))
         config["created"] = f"202{n}-01-01T00:00:00Z"
-        engine.docker("load", input=rootfs.docker_archive(json.dumps(config).encode(), layers, f"{name}:{n}")).ok()
+        engine.docker(
+            "load", input=rootfs.docker_archive(json.dumps(config).encode(), layers, f"{name}:{n}")
+        ).ok()
     assert listed() == {f"{name}:1", f"{name}:2"}
     assert listed("label=a") == {f"{name}:1", f"{name}:2"}
     assert listed("label=a=2", "label=b") == {f"{name}:2"}

@@ -87,7 +87,9 @@ def test_a_terminal_without_a_client_keeps_running(engine: Engine, name: str) ->
 
 
 def test_stderr_is_on_the_terminal(engine: Engine, name: str) -> None:
-    screen = engine.terminal("run", "-t", "--rm", "--name", name, "busybox", "sh", "-c", "echo out; echo err >&2")
+    screen = engine.terminal(
+        "run", "-t", "--rm", "--name", name, "busybox", "sh", "-c", "echo out; echo err >&2"
+    )
     screen.until(b"out\r")
     screen.until(b"err\r")
     assert screen.wait() == 0
@@ -104,7 +106,9 @@ def test_api_detach_keys_are_understood_by_the_daemon(engine: Engine, name: str)
         stream.send(b"\x11")
         stream.read_all()
     assert engine.api("GET", f"/containers/{name}/json").json["State"]["Running"] is True
-    with engine.hijack(f"/containers/{name}/attach", stream=1, stdin=1, stdout=1, detachKeys="ctrl-a,d") as stream:
+    with engine.hijack(
+        f"/containers/{name}/attach", stream=1, stdin=1, stdout=1, detachKeys="ctrl-a,d"
+    ) as stream:
         stream.send(b"\x01d")
         stream.read_all()
     assert json.loads(engine.docker("inspect", "-f", "{{.State.Running}}", name).ok().out) is True

@@ -433,6 +433,7 @@ class FakeImages:
         self, from_image: str, tag: str, /, *, platform: str | None, auth: AuthConfig | None
     ) -> AsyncIterator[dict[str, Any]]:
         self._engine.note("pull", from_image, tag, platform, auth)
+        from_image = from_image.removeprefix("docker.io/library/")
         if from_image == "missing":
             raise NotFound("pull access denied for missing")
         try:
@@ -459,7 +460,7 @@ class FakeImages:
 
     async def import_image(
         self,
-        source: AsyncIterator[bytes] | str,
+        source: str,
         repo: str,
         tag: str,
         /,
@@ -467,8 +468,9 @@ class FakeImages:
         message: str,
         changes: list[str],
         platform: str | None,
+        stream: AsyncIterator[bytes] | None,
     ) -> AsyncIterator[dict[str, Any]]:
-        data = source if isinstance(source, str) else b"".join([part async for part in source])
+        data = b"".join([part async for part in stream]) if stream else source
         self._engine.note("import", data, repo, tag, message, changes)
         yield {"status": "sha256:1"}
 
@@ -553,6 +555,14 @@ class FakeEngine:
         self.networks = FakeNetworks()
         self.system = FakeSystem()
         self.events = FakeEvents(self)
+
+    def close(self) -> None:
+        """Hang up on every client that waits for a container."""
+        for container in self.containers.by_id.values():
+            for client in container.clients:
+                client.sock.close()
+        for task in tasks:
+            task.cancel()
 
     def note(self, *what: Any) -> None:
         self.notes.append(what)

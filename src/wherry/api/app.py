@@ -25,6 +25,7 @@ from wherry.api.contract import Engine
 from wherry.api.framing import MAX_FIELDS
 from wherry.api.hijack import Connection
 from wherry.api.routes import Route, Routes
+from wherry.api.tls import TlsConnection
 from wherry.errors import InvalidParameter
 
 log = logging.getLogger(__name__)
@@ -157,4 +158,5 @@ async def serve(
 ) -> list[asyncio.Server]:
     """Answer on sockets that already listen. Close what is returned to stop accepting; the sockets' names stay."""
     loop = asyncio.get_running_loop()
-    return [await loop.create_server(app, sock=sock, backlog=BACKLOG, ssl=tls) for sock in sockets]
+    factory = app if tls is None else lambda: TlsConnection(tls, app)
+    return [await loop.create_server(factory, sock=sock, backlog=BACKLOG) for sock in sockets]

@@ -190,7 +190,7 @@ async def attach(call: Call) -> web.StreamResponse:
     attachment = await call.engine.containers.attach(call.ref, _attach_options(call))
     await call.read_all(MAX_IGNORED_BODY)
     head = stream_head(call.request, _stream_type(call, mux=attachment.mux))
-    sock, pending = await hijack(call.request, head)
+    sock, pending = await hijack(call.request, head, settle=True)
     await attachment.deliver(sock, pending)
     return Detached()
 

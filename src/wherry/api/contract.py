@@ -112,7 +112,7 @@ class Images(Protocol):
     ) -> AsyncIterator[dict[str, Any]]: ...
     def import_image(
         self,
-        source: AsyncIterator[bytes] | str,
+        source: str,
         repo: str,
         tag: str,
         /,
@@ -120,8 +120,9 @@ class Images(Protocol):
         message: str,
         changes: list[str],
         platform: str | None,
+        stream: AsyncIterator[bytes] | None,
     ) -> AsyncIterator[dict[str, Any]]:
-        """From a stream, or from a URL."""
+        """From `stream` if there is one, else from the URL `source`."""
         ...
 
     def save(self, names: list[str], /) -> AsyncIterator[bytes]: ...

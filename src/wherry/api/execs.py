@@ -31,7 +31,7 @@ async def start(call: Call) -> web.StreamResponse:
         return call.empty(200)
     is_multiplexed = attachment.mux and call.version >= versions.MULTIPLEXED_TYPE
     head = stream_head(call.request, MULTIPLEXED_STREAM if is_multiplexed else RAW_STREAM)
-    sock, pending = await hijack(call.request, head)
+    sock, pending = await hijack(call.request, head, settle=True)
     await attachment.deliver(sock, pending)
     return Detached()
 

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import fcntl
 import logging
 import os
 import socket
+import sys
+import termios
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
@@ -45,6 +48,11 @@ HEAD_TIMEOUT_S = 300.0
 
 _ERROR_LINGER_S = 0.5
 """After a framing error: time for the client to read the answer before the connection ends (as Go's server)."""
+
+
+_QUICK_LOOKS = 20
+_SLOW_LOOKS = 20
+"""How often a client is looked at for having read a head: without pause first, then every millisecond."""
 
 
 class _State(enum.Enum):
@@ -280,6 +288,8 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client left: aiohttp closes without a word
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer has begun: it can only be cut off")
         if exc is not None and status >= 500:
@@ -305,8 +315,10 @@ class Connection(RequestHandler):
             super().data_received(early)
         if self._buffer_paused:
             self._resume_reading_for_buffer()
+        if self.is_gone and self.transport is not None:
+            self.transport.close()
 
-    async def detach(self, head: bytes) -> tuple[socket.socket, bytes]:
+    async def detach(self, head: bytes, *, settle: bool) -> tuple[socket.socket, bytes]:
         """Write `head`, then leave the connection to the caller: see `hijack`."""
         transport = self.transport
         if transport is None or transport.is_closing():
@@ -315,13 +327,17 @@ class Connection(RequestHandler):
         transport.set_write_buffer_limits(high=0)
         transport.write(head)
         await self._drain_helper()
+        plain = transport.get_extra_info("socket")
+        if settle and plain.family == socket.AF_UNIX:
+            await _until_read(plain.fileno())
+            if self.transport is None:
+                raise ConnectionResetError("client went away")
         early = bytes(self._held)
         self._held.clear()
         self._state = _State.CLOSING
         self.transport = None
         if transport.get_extra_info("sslcontext") is not None:
             return await self._relay_tls(transport), early
-        plain = transport.get_extra_info("socket")
         ours = socket.socket(fileno=os.dup(plain.fileno()))
         ours.setblocking(False)
         # abort() only takes the descriptor out of the loop and closes it: the connection lives on in the duplicate.
@@ -332,12 +348,14 @@ class Connection(RequestHandler):
         """TLS stays here: the caller gets one end of a socket pair, and the daemon copies in between."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        outer = Relay()
+        outer = Relay(is_engine=False)
         transport.pause_reading()
         transport.set_protocol(outer)
         outer.connection_made(transport)
-        _, inner = await self._loop.create_connection(Relay, sock=theirs)
+        _, inner = await self._loop.create_connection(lambda: Relay(is_engine=True), sock=theirs)
         outer.join(inner)
+        if self.is_gone:
+            outer.eof_received()  # the client's end of input came before us, and comes only once
         transport.resume_reading()
         self.connection_lost(None)
         return ours
@@ -379,11 +397,32 @@ def stream_head(request: web.BaseRequest, content_type: str) -> bytes:
     return response_head("200 OK", {"Content-Type": "application/vnd.docker.raw-stream"})
 
 
-async def hijack(request: web.BaseRequest, head: bytes) -> tuple[socket.socket, bytes]:
+async def _until_read(descriptor: int) -> None:
+    """Return once the peer of a unix socket has read all that was written, or does not hurry.
+
+    docker-py reads the head through a buffer and the stream beside it, so output that reaches it together with the
+    head is lost to it. Docker's own slowness hides that; we are fast enough to hit it.
+    """
+    turns = 0
+    while _unread(descriptor) and turns < _QUICK_LOOKS + _SLOW_LOOKS:
+        await asyncio.sleep(0 if turns < _QUICK_LOOKS else 0.001)
+        turns += 1
+
+
+def _unread(descriptor: int) -> int:
+    """Bytes (with the kernel's own overhead) that the peer of a unix socket has not read yet: unix(7), SIOCOUTQ."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+async def hijack(
+    request: web.BaseRequest, head: bytes, *, settle: bool = False
+) -> tuple[socket.socket, bytes]:
     """Write the raw `head` and take the connection away from HTTP and from the event loop.
+
+    `settle` waits a moment for the client to have read the head: for a stream that may begin at once.
 
     Returns the connection as a plain non-blocking socket, now the caller's to close, and the bytes that the client
     sent behind the request. The request's body must have been read. Return `Detached()` from the handler.
     Raises ConnectionResetError if the client is gone.
     """
-    return await connection_of(request).detach(head)
+    return await connection_of(request).detach(head, settle=settle)

@@ -35,12 +35,13 @@ async def create(call: Call) -> web.StreamResponse:
     if not source:
         raise InvalidParameter("give fromImage to pull an image, or fromSrc to import one")
     messages = images.import_image(
-        call.stream() if source == "-" else source,
+        source,
         call.text("repo"),
         call.text("tag"),
         message=call.text("message"),
         changes=call.texts("changes"),
         platform=platform,
+        stream=call.stream() if source == "-" else None,
     )
     return await streams.progress(call, messages)
 

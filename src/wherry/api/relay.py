@@ -7,9 +7,13 @@ from typing import cast
 
 
 class Relay(asyncio.Protocol):
-    """One side of a pair: what it receives goes to the other side, no faster than that one takes it."""
+    """One side of a pair: what it receives goes to the other side, no faster than that one takes it.
 
-    def __init__(self) -> None:
+    The client's end of input is passed on and output goes on; the engine's end is the end of the connection.
+    """
+
+    def __init__(self, *, is_engine: bool) -> None:
+        self._is_engine = is_engine
         self._transport: asyncio.Transport | None = None
         self._other: Relay | None = None
 
@@ -24,25 +28,33 @@ class Relay(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._other is not None and self._other._transport is not None:
-            self._other._transport.write(data)
+        other = self._other_transport()
+        if other is not None:
+            other.write(data)
 
     def eof_received(self) -> bool:
-        """Pass the end on, and keep the other direction open where the transport can (TLS cannot)."""
-        other = self._other._transport if self._other is not None else None
-        if other is not None and other.can_write_eof() and not other.is_closing():
+        other = self._other_transport()
+        if self._is_engine or other is None:
+            return False
+        if other.can_write_eof() and not other.is_closing():
             other.write_eof()
         return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._transport = None
-        if self._other is not None and self._other._transport is not None:
-            self._other._transport.close()
+        other = self._other_transport()
+        if other is not None:
+            other.close()
 
     def pause_writing(self) -> None:
-        if self._other is not None and self._other._transport is not None:
-            self._other._transport.pause_reading()
+        other = self._other_transport()
+        if other is not None:
+            other.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._other is not None and self._other._transport is not None:
-            self._other._transport.resume_reading()
+        other = self._other_transport()
+        if other is not None:
+            other.resume_reading()
+
+    def _other_transport(self) -> asyncio.Transport | None:
+        return self._other._transport if self._other is not None else None

@@ -62,24 +62,33 @@ async def begin(call: Call, content_type: str, *, status: int = 200) -> web.Stre
 
 
 async def progress(call: Call, messages: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
-    """JSON lines. An error before the first message is an ordinary answer, a later one the stream's last line."""
+    """JSON lines. An error before the first message is an ordinary answer, a later one the stream's last line.
+
+    The work ends when the client leaves, except that an upload's client may close its sending side behind the body.
+    """
+    if call.request.can_read_body:
+        return await _progress(call, messages)
     with UntilGone(call):
+        return await _progress(call, messages)
+
+
+async def _progress(call: Call, messages: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
+    try:
+        first = await anext(messages, None)
+        response = await begin(call, "application/json")
+        if first is not None:
+            await response.write(_line(first))
         try:
-            first = await anext(messages, None)
-            response = await begin(call, "application/json")
-            if first is not None:
-                await response.write(_line(first))
-            try:
-                async for message in messages:
-                    await response.write(_line(message))
-            except (ConnectionError, asyncio.CancelledError):
-                raise
-            except Exception as exc:
-                errors.log_unexpected(exc, call.request.path)
-                text = errors.message_for(exc)
-                await response.write(_line({"errorDetail": {"message": text}, "error": text}))
-        finally:
-            await close(messages)
+            async for message in messages:
+                await response.write(_line(message))
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as exc:
+            errors.log_unexpected(exc, call.request.path)
+            text = errors.message_for(exc)
+            await response.write(_line({"errorDetail": {"message": text}, "error": text}))
+    finally:
+        await close(messages)
     return response
 
 

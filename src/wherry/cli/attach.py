@@ -1,9 +1,10 @@
-"""`attach`, `start`, and what they share with `run` and `exec`: being the front end of a container's process."""
+"""`attach`, `start`, and what they share with `run` and `exec`: being the front end of a process."""
 
 from __future__ import annotations
 
 from wherry.cli.flags import BOOL, STRING, Command, Options
-from wherry.cli.session import Exit, Session, describe, is_terminal
+from wherry.cli.session import Exit, Session, is_terminal
+from wherry.client.answers import mapping
 from wherry.client.api import ApiError, decode, segment
 from wherry.errors import WherryError
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from wherry.cli.streams import Conversation, Signals
     from wherry.client.http import Response
 
+DETACHED = "read escape sequence"
+"""What docker says, with exit code 1, when the detach keys end `attach`, `start` or `exec`; `run` ends with 0."""
 RESIZE_TRIES = 10
 SIGNAL_WINDOW_CHANGED = 28
 
@@ -56,7 +59,8 @@ def open_stream(
 
 
 class Front:
-    """Stands between the user's terminal and a process: raw mode, signals passed on, window size kept up to date.
+    """Stands between the user's terminal and a process: raw mode, signals passed on, window size kept
+    up to date.
 
     Signals that come before the process runs are kept and passed on then.
     """
@@ -134,7 +138,7 @@ def wait_status(response: Response, signals: Signals | None, on_signal: Callable
                 break
     answer = decode(response.read())
     response.connection.close()
-    problem = (answer.get("Error") or {}).get("Message")
+    problem = mapping(answer, "Error").get("Message")
     if problem:
         raise WherryError(f"Error waiting for container: {problem}")
     return int(answer["StatusCode"])
@@ -173,14 +177,9 @@ def _attach(session: Session, options: Options, arguments: list[str]) -> int:
     with Front(session, path=path, tty=tty, raw=tty and stdin, sig_proxy=sig_proxy) as front:
         front.resize()
         conversation.pump(signals=front.signals, on_signal=front.on_signal)
-        if conversation.detached:
-            _say_detached(session)
-            return 0
-        return wait_status(wait, front.signals, front.on_signal)
-
-
-def _say_detached(session: Session) -> None:
-    session.err("read escape sequence\n")
+        if not conversation.detached:
+            return wait_status(wait, front.signals, front.on_signal)
+    raise Exit(1, DETACHED)
 
 
 def _start(session: Session, options: Options, arguments: list[str]) -> int:
@@ -209,10 +208,9 @@ def _start(session: Session, options: Options, arguments: list[str]) -> int:
         session.client.post(f"{path}/start")
         front.resize()
         conversation.pump(signals=front.signals, on_signal=front.on_signal)
-        if conversation.detached:
-            _say_detached(session)
-            return 0
-        return wait_status(wait, front.signals, front.on_signal)
+        if not conversation.detached:
+            return wait_status(wait, front.signals, front.on_signal)
+    raise Exit(1, DETACHED)
 
 
 def _start_all(session: Session, names: list[str]) -> int:
@@ -264,14 +262,3 @@ wherry start -ai shell   and be its terminal
 """,
     ),
 }
-
-__all__ = [
-    "COMMANDS",
-    "DETACH_KEYS_ROW",
-    "Front",
-    "check_tty",
-    "describe",
-    "detach_keys_of",
-    "open_stream",
-    "wait_status",
-]

@@ -18,7 +18,7 @@ LOG_DIRECTORIES = ("/var/log", os.path.dirname(DEFAULT_SOCKET))
 
 
 def ensure_daemon(client: Client) -> None:
-    """Leave `client` connected. Starts the engine if there is none and we are root; raises if none can be had."""
+    """Leave `client` connected. Starts the engine if there is none and we are root, else raises."""
     try:
         client.keep(client.connect())
     except CannotConnect as exc:

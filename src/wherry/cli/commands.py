@@ -16,7 +16,6 @@ LEAVES: dict[str, tuple[str, str]] = {
     "attach": ("attach", "Attach local standard input, output, and error streams to a running container"),
     "commit": ("containers", "Create a new image from a container's changes"),
     "completion": ("completion", "Generate the autocompletion script for the specified shell"),
-    "cp": ("copy", "Copy files/folders between a container and the local filesystem"),
     "create": ("run", "Create a new container"),
     "diff": ("containers", "Inspect changes to files or directories on a container's filesystem"),
     "events": ("events", "Get real time events from the server"),
@@ -51,22 +50,40 @@ LEAVES: dict[str, tuple[str, str]] = {
     "container prune": ("prune", "Remove all stopped containers"),
     "image inspect": ("inspect", "Display detailed information on one or more images"),
     "image prune": ("prune", "Remove unused images"),
-    "system df": ("system", "Show wherry disk usage"),
+    "system df": ("diskusage", "Show wherry disk usage"),
     "system dial-stdio": ("system", "Proxy the stdio stream to the daemon connection"),
     "__complete": ("completion", "Answer a shell's question for completions"),
 }
+
+SAME_IN_CONTAINER = tuple(
+    [
+        "attach",
+        "commit",
+        "create",
+        "diff",
+        "exec",
+        "export",
+        "kill",
+        "logs",
+        "pause",
+        "port",
+        "rename",
+        "restart",
+        "rm",
+        "run",
+        "start",
+        "stop",
+        "top",
+        "unpause",
+        "wait",
+    ]
+)
 
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "container": (
         "Manage containers",
         {
-            **{
-                name: name
-                for name in (
-                    "attach commit cp create diff exec export kill logs pause port rename restart rm run start stop "
-                    "top unpause wait"
-                ).split()
-            },
+            **dict(zip(SAME_IN_CONTAINER, SAME_IN_CONTAINER, strict=True)),
             "inspect": "container inspect",
             "ls": "ps",
             "prune": "container prune",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from wherry.client import jsontext
+from wherry.client.answers import mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,9 +64,7 @@ def _from_file(config: dict[str, Any], server: str, domain: str) -> dict[str, st
 
 def _from_helper(config: dict[str, Any], server: str) -> dict[str, str]:
     """Ask the credential helper that the file names, if any: docker-credential-NAME get."""
-    helpers = config.get("credHelpers")
-    name: Any = helpers.get(server) if isinstance(helpers, dict) else None  # pyright: ignore
-    name = name or config.get("credsStore")
+    name: Any = mapping(config, "credHelpers").get(server) or config.get("credsStore")
     if not isinstance(name, str) or not name or "/" in name:
         return {}
     import subprocess

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wherry.cli.flags import BOOL, INT, LIST, STRING, Command, Options
 from wherry.cli.session import Exit, Session
+from wherry.client.answers import items, mapping
 from wherry.client.api import segment
 from wherry.errors import WherryError
 
@@ -86,25 +87,25 @@ def _top(session: Session, options: Options, arguments: list[str]) -> int:
 
     query = (("ps_args", " ".join(arguments[1:])),) if len(arguments) > 1 else ()
     answer = session.client.get(f"/containers/{segment(arguments[0])}/top", query)
-    rows = [answer["Titles"], *(answer.get("Processes") or ())]
+    rows = [answer["Titles"], *(items(answer, "Processes"))]
     session.out(tabulate(rows, minimum=20))
     return 0
 
 
 def _port(session: Session, options: Options, arguments: list[str]) -> int:
     answer = session.client.get(f"/containers/{segment(arguments[0])}/json")
-    ports = answer["NetworkSettings"].get("Ports") or {}
+    ports = mapping(mapping(answer, "NetworkSettings"), "Ports")
     if len(arguments) == 2:
         port, slash, proto = arguments[1].partition("/")
         wanted = f"{port}/{proto if slash else 'tcp'}"
-        bindings = ports.get(wanted)
+        bindings = items(ports, wanted)
         if not bindings:
             raise Exit(1, f"Error: No public port '{arguments[1]}' published for {arguments[0]}")
         lines = [_host_port(binding) for binding in bindings]
     else:
-        lines = []
+        lines: list[str] = []
         for port in sorted(ports, key=lambda port: (int(port.partition("/")[0]), port)):
-            lines += [f"{port} -> {_host_port(binding)}" for binding in ports[port] or ()]
+            lines += [f"{port} -> {_host_port(binding)}" for binding in items(ports, port)]
     session.out("".join(f"{line}\n" for line in lines))
     return 0
 

@@ -1,7 +1,7 @@
 """From the options of `run` and `create` to the body of POST /containers/create.
 
-Only what was asked for is sent: an absent field and Docker's zero are the same to an engine, and a short body is
-quick to write and to read.
+Only what was asked for is sent: an absent field and Docker's zero are the same to an engine, and a short
+body is quick to write and to read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ DEVICE_LETTERS = frozenset("rwm")
 def create_body(
     options: Options, image: str, command: list[str], *, console: tuple[int, int] | None
 ) -> dict[str, Any]:
-    """The request, from the command line. Raises ValueError with docker's text; OSError for a file named there.
+    """The request, from the command line. Raises ValueError with docker's text; OSError for a file
+    named there.
 
     `console` is the terminal's (height, width), where there is one.
     """
@@ -175,7 +176,7 @@ def _host_config(options: Options) -> dict[str, Any]:
         "PublishAllPorts": options.on("publish-all"),
         "ReadonlyRootfs": options.on("read-only"),
         "StorageOpt": _storage_options(options.many("storage-opt")),
-        "Tmpfs": dict(text.partition(":")[::2] for text in options.many("tmpfs")),
+        "Tmpfs": _mapping(options.many("tmpfs"), ":"),
         "UTSMode": options.text("uts"),
         "UsernsMode": options.text("userns"),
         "ShmSize": options.number("shm-size"),
@@ -226,8 +227,12 @@ def _check_mode(flag: str, kind: str, value: str) -> None:
     raise ValueError(f"--{flag}: invalid {kind} mode")
 
 
-def _mapping(texts: list[str]) -> dict[str, str]:
-    return dict(text.partition("=")[::2] for text in texts)
+def _mapping(texts: list[str], mark: str = "=") -> dict[str, str]:
+    table: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition(mark)
+        table[name] = value
+    return table
 
 
 def _log_config(options: Options) -> dict[str, Any]:
@@ -348,7 +353,8 @@ def _security(texts: list[str]) -> tuple[bool, list[str]]:
                     profile = jsontext.dumps(jsontext.loads(file.read()))
             except OSError as exc:
                 raise ValueError(
-                    f"opening seccomp profile ({value}) failed: open {value}: {os.strerror(exc.errno or 0).lower()}"
+                    f"opening seccomp profile ({value}) failed: open {value}: "
+                    f"{os.strerror(exc.errno or 0).lower()}"
                 ) from None
             except ValueError as exc:
                 raise ValueError(f"compacting json for seccomp profile ({value}) failed: {exc}") from None

@@ -49,6 +49,12 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except (WherryError, OSError) as exc:
         _complain(describe(exc))
         return 1
+    except Exception as exc:
+        # An answer in a shape nobody expected, or a bug of ours: one line, unless the whole story is wanted.
+        if arguments[:1] in (["-D"], ["--debug"]):
+            raise
+        _complain(f"{PROGRAM}: unexpected {type(exc).__name__}: {exc} ({PROGRAM} -D shows where)")
+        return 1
 
 
 def _complain(message: str) -> None:
@@ -74,8 +80,8 @@ def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         options, rest = parse(GLOBAL_ROWS, arguments, interspersed=False)
     except FlagError as exc:
-        message = f"{exc}\n\nUsage:  {PROGRAM} [OPTIONS] COMMAND [ARG...]\n\nRun '{PROGRAM} --help' for more information"
-        raise Exit(125, message) from None
+        usage = f"Usage:  {PROGRAM} [OPTIONS] COMMAND [ARG...]"
+        raise Exit(125, f"{exc}\n\n{usage}\n\nRun '{PROGRAM} --help' for more information") from None
     if options.on("version"):
         from wherry import __version__
 
@@ -111,8 +117,9 @@ def _resolve(words: list[str]) -> tuple[str, str | None, list[str]]:
             try:
                 parse((), words[1:])
             except FlagError as exc:
-                hint = f"\n\nUsage:  {PROGRAM} {name} COMMAND\n\nRun '{PROGRAM} {name} --help' for more information"
-                raise Exit(125, f"{exc}{hint}") from None
+                usage = f"Usage:  {PROGRAM} {name} COMMAND"
+                hint = f"Run '{PROGRAM} {name} --help' for more information"
+                raise Exit(125, f"{exc}\n\n{usage}\n\n{hint}") from None
         if words[1] not in members:
             raise Exit(
                 1,
@@ -139,6 +146,8 @@ def run_command(
 ) -> int:
     """Read a command's own line, check it, and carry it out."""
     session.command = path
+    if leaf == "__complete":
+        return command.run(session, Options(()), arguments)
     full = f"{PROGRAM} {path}"
     usage = f"Usage:  {full} {command.arguments}\n\n"
     try:

@@ -8,7 +8,8 @@ SPACES = " \t\v\f\r\n"
 
 
 def read_env_file(path: str, *, lookup: bool) -> list[str]:
-    """The lines that say something. A name alone takes the caller's value (`lookup`), and goes if there is none.
+    """The lines that say something. A name alone takes the caller's value (`lookup`), and goes if there
+    is none.
 
     Raises OSError, and ValueError for a line that is not one.
     """

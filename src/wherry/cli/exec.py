@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wherry.cli.attach import DETACH_KEYS_ROW, Front, check_tty, detach_keys_of, open_stream
+from wherry.cli.attach import DETACH_KEYS_ROW, DETACHED, Front, check_tty, detach_keys_of, open_stream
 from wherry.cli.envfile import read_env_file
 from wherry.cli.flags import BOOL, LIST, STRING, Command, Options
 from wherry.cli.run_flags import ENV
@@ -65,8 +65,7 @@ def _exec(session: Session, options: Options, arguments: list[str]) -> int:
         front.resize()
         conversation.pump(signals=front.signals, on_signal=front.on_signal)
     if conversation.detached:
-        session.err("read escape sequence\n")
-        return 0
+        raise Exit(1, DETACHED)
     return int(session.client.get(f"{path}/json").get("ExitCode") or 0)
 
 

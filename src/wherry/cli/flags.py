@@ -1,8 +1,8 @@
 """Command-line flags as data, and their parser, with the grammar and the error texts of docker's CLI (pflag).
 
-A command's flags are rows: long name, shorthand or "", kind, help text, and the default where it is not the kind's
-zero. `-abc` is three switches, `-eA=b`, `-e A=b`, `-e=A=b` and `--env=A=b` are the same thing, `--` ends flags, and a
-command that is not interspersed takes everything after its first argument as it is.
+A command's flags are rows: long name, shorthand or "", kind, help text, and the default where it is not the
+kind's zero. `-abc` is three switches, `-eA=b`, `-e A=b`, `-e=A=b` and `--env=A=b` are the same thing, `--`
+ends flags, and a command that is not interspersed takes everything after its first argument as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class FlagError(InvalidParameter):
 
 
 class Kind:
-    """What a flag takes: how its value is shown in help, read from text, and whether it may come more than once.
+    """What a flag takes: how its value is shown in help, read from text, and whether it may come more
+    than once.
 
     `read` raises ValueError with the reason. A switch needs no value.
     """
@@ -230,11 +231,12 @@ def _set(row: Row, text: str, options: Options) -> None:
 class Command:
     """One command: how it is called, what it takes, what does it.
 
-    `arguments` is the usage after the command's name; `count` the least and the most positional arguments (None:
-    any number). `run` gets the session, the options and the arguments, and gives the exit code.
+    `arguments` is the usage after the command's name; `count` the least and the most positional
+    arguments (None: any number). `run` gets the session, the options and the arguments, and gives the
+    exit code.
     """
 
-    __slots__ = ("arguments", "count", "examples", "interspersed", "run", "rows", "text")
+    __slots__ = ("arguments", "count", "examples", "interspersed", "rows", "run", "text")
 
     def __init__(
         self,

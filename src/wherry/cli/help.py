@@ -1,4 +1,4 @@
-"""Help texts in docker's layout: usage, aliases, options laid out for the terminal's width, worked examples."""
+"""Help texts in docker's layout: usage, aliases, options in two columns, worked examples."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def program_help() -> str:
         f"Global Options:\n{flag_usages(GLOBAL_ROWS, width() - 1)}\n"
         f"Run '{PROGRAM} COMMAND --help' for more information on a command.\n\n"
         f"Examples:\n"
-        f"  {PROGRAM} run --rm busybox echo hello     run a command in a new container, remove it afterwards\n"
+        f"  {PROGRAM} run --rm busybox echo hello     run a command in a new container, then remove it\n"
         f"  {PROGRAM} run -d --name web nginx         keep a container running in the background\n"
         f"  {PROGRAM} ps                              see what is running\n"
         f"  {PROGRAM} exec -it web sh                 look inside\n"

@@ -16,7 +16,7 @@ FALSE = ("0", "f", "false")
 
 
 def split_csv(text: str) -> list[str]:
-    """Fields between commas; a field in double quotes may hold commas, and a quote twice for one. ValueError."""
+    """Fields between commas; one in double quotes may hold commas, and a quote written twice. ValueError."""
     if '"' not in text:
         return text.split(",")
     fields: list[str] = []
@@ -136,7 +136,8 @@ def _read_recursive(value: str, bind: dict[str, Any]) -> None:
         bind["ReadOnlyForceRecursive"] = True
     elif value != "enabled":
         raise ValueError(
-            f'invalid value for bind-recursive: {value}: must be one of "enabled", "disabled", "writable" or "readonly"'
+            f"invalid value for bind-recursive: {value}: "
+            'must be one of "enabled", "disabled", "writable" or "readonly"'
         )
 
 
@@ -161,7 +162,8 @@ def _check_mount(mount: dict[str, Any], options: dict[str, dict[str, Any]]) -> N
             )
         if bind.get("Propagation") != "rprivate":
             raise ValueError(
-                "option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction"
+                "option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' "
+                "to be specified in conjunction"
             )
 
 

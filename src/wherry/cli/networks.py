@@ -92,7 +92,7 @@ def _from_long_form(text: str) -> str:
 
 
 def read_publish(text: str) -> list[tuple[str, str, str]]:
-    """One `-p`, as (container port with protocol, host address, host port or range) for each container port."""
+    """One `-p`, as (port with protocol, host address, host port or range) for each container port."""
     from wherry.cli.run_flags import is_ip
 
     if "=" in text:

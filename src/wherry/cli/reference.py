@@ -1,4 +1,4 @@
-"""Image references as people type them: what they stand for, and how they are shown (distribution's grammar)."""
+"""Image references as people type them: what they stand for, and how they are shown."""
 
 from __future__ import annotations
 

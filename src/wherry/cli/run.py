@@ -1,7 +1,8 @@
 """`run` and `create`.
 
-`run` in the foreground, and why in this order: create; attach, so that no output is missed; wait, so that no exit is
-missed; start; then the streams until they end, then the exit code of the answer that has been waited for.
+`run` in the foreground, and why in this order: create; attach, so that no output is missed; wait, so that
+no exit is missed; start; then the streams until they end, then the exit code of the answer that has been
+waited for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from wherry.cli.flags import Command, Options
 from wherry.cli.reference import parse_reference
 from wherry.cli.run_flags import CREATE_ROWS, RUN_ROWS
 from wherry.cli.session import PROGRAM, Exit, Session, describe, os_error
+from wherry.client.answers import items
 from wherry.client.api import ApiError, escape
 from wherry.errors import InvalidParameter, WherryError
 
@@ -30,6 +32,11 @@ def _help_hint(name: str) -> str:
 
 def _refuse(session: Session, message: str, code: int = 125) -> Exit:
     return Exit(code, f"{PROGRAM}: {message}{_help_hint(session.command)}")
+
+
+def _fail(session: Session, message: str) -> Exit:
+    """What the engine refuses: `create` says so plainly, `run` as it says everything."""
+    return Exit(1, message) if session.command.endswith("create") else _refuse(session, message)
 
 
 class _IdFile:
@@ -81,7 +88,7 @@ def create_container(session: Session, options: Options, arguments: list[str], *
         try:
             reference = parse_reference(image)
         except ValueError as exc:
-            raise Exit(125, str(exc)) from None
+            raise _fail(session, str(exc)) from None
     try:
         id_file = _IdFile(options.text("cidfile"))
     except ValueError as exc:
@@ -98,12 +105,12 @@ def create_container(session: Session, options: Options, arguments: list[str], *
                 session.err(f"Unable to find image '{reference.familiar}' locally\n")
             _pull(session, options, image)
             answer = _create(session, options, body)
-        for warning in answer.get("Warnings") or ():
+        for warning in items(answer, "Warnings"):
             session.err(f"WARNING: {warning}\n")
         container_id = str(answer["Id"])
         id_file.write(container_id)
     except WherryError as exc:
-        raise _refuse(session, describe(exc)) from None
+        raise _fail(session, describe(exc)) from None
     finally:
         id_file.discard_if_empty()
     return container_id
@@ -206,8 +213,9 @@ def _foreground(
 
 
 def _start(session: Session, path: str, wait: Response | None) -> None:
-    """Start; a refusal becomes the exit code a shell would give. `wait` is read first, so that a container that
-    removes itself is gone when we say so."""
+    """Start; a refusal becomes the exit code a shell would give. `wait` is read first, so that a container
+    that removes itself is gone when we say so.
+    """
     try:
         session.client.post(f"{path}/start")
     except WherryError as exc:

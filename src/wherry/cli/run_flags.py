@@ -1,4 +1,4 @@
-"""The flags of `run` and `create`, and how each one's value is read. What becomes of them is `create.py`'s."""
+"""The flags of `run` and `create`, and how their values are read. What becomes of them is `create.py`'s."""
 
 from __future__ import annotations
 
@@ -16,11 +16,35 @@ if TYPE_CHECKING:
     from wherry.cli.flags import Row
 
 ULIMITS = frozenset(
-    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
+    [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ]
 )
 SYSCTLS = frozenset(
-    "kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni "
-    "kernel.shm_rmid_forced".split()
+    [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ]
 )
 
 
@@ -217,7 +241,11 @@ RUN_ROWS: tuple[Row, ...] = (
         "cgroupns",
         "",
         STRING,
-        "Cgroup namespace to use (host|private)\n'host':    Run the container in the host's cgroup namespace\n'private': Run the container in its own private cgroup namespace\n'':        Use the cgroup namespace as configured by the\n           default-cgroupns-mode option on the daemon (default)",
+        "Cgroup namespace to use (host|private)\n"
+        "'host':    Run the container in the host's cgroup namespace\n"
+        "'private': Run the container in its own private cgroup namespace\n"
+        "'':        Use the cgroup namespace as configured by the\n"
+        "           default-cgroupns-mode option on the daemon (default)",
     ),
     ("cidfile", "", STRING, "Write the container ID to the file"),
     ("cpu-period", "", INT, "Limit CPU CFS (Completely Fair Scheduler) period"),

@@ -7,7 +7,7 @@ import sys
 
 from wherry.client.address import DEFAULT_SOCKET, parse_address
 from wherry.client.api import CannotConnect, Client, Tls
-from wherry.errors import WherryError
+from wherry.errors import InvalidParameter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ class Session:
     def another_client(self) -> Client:
         """A client without a look at whether the engine is there."""
         tls = self._tls
-        address = parse_address(self._host, tls=tls is not None)
+        try:
+            address = parse_address(self._host, tls=tls is not None)
+        except InvalidParameter as exc:
+            raise Exit(1, f"Failed to initialize: {exc}") from None
         return Client(address, version=self.environ.get("DOCKER_API_VERSION", ""), tls=tls)
 
     def out(self, text: str) -> None:
@@ -105,6 +108,3 @@ def is_terminal(fd: int) -> bool:
         return os.isatty(fd)
     except OSError:
         return False
-
-
-__all__ = ["Exit", "PROGRAM", "Session", "WherryError", "default_tls", "describe", "is_terminal", "os_error"]

@@ -1,7 +1,8 @@
 """The conversation with a container's process: standard streams over a raw connection, signals, exit status.
 
-One thread polls: the connection, standard input, the answer of a waiting request, and signals by a wake-up pipe.
-The connection never blocks us on sending, so that output goes on while a process does not read its input.
+One thread polls: the connection, standard input, the answer of a waiting request, and signals by a wake-up
+pipe. The connection never blocks us on sending, so that output goes on while a process does not read its
+input.
 
     stdin ──(detach keys)──▶ connection ──(frames, unless tty)──▶ stdout, stderr
     signal ──▶ on_signal          waiting answer ──▶ `pump` returns
@@ -9,10 +10,9 @@ The connection never blocks us on sending, so that output goes on while a proces
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-
-import _socket
 
 from wherry.client.http import ProtocolError
 
@@ -32,7 +32,7 @@ STDIN, STDOUT, STDERR, SYSTEM_ERROR = range(4)
 
 
 class Demultiplexer:
-    """Splits Docker's frames (stream number, three zeros, length, bytes) as they come, in pieces of any size."""
+    """Splits Docker's frames (stream number, three zeros, length, bytes), in pieces of any size."""
 
     def __init__(self, write: Callable[[int, bytes | memoryview], None]) -> None:
         self._write = write
@@ -41,7 +41,7 @@ class Demultiplexer:
         self._left = 0
 
     def feed(self, data: bytes) -> None:
-        """Write out what has arrived. Raises ProtocolError for what is no frame, or a message of the engine."""
+        """Write out what has arrived. Raises ProtocolError for what is no frame."""
         view = memoryview(data)
         position = 0
         size = len(data)
@@ -88,7 +88,7 @@ def write_stream(stream: int, data: bytes | memoryview) -> None:
 
 
 class Signals:
-    """Catches signals while the `with` block lasts, and gives them in order through a pipe that can be polled."""
+    """Catches signals while the `with` block lasts, and gives them in order through a pipe to poll."""
 
     def __init__(self, numbers: Iterable[int]) -> None:
         self._numbers = tuple(numbers)
@@ -181,7 +181,7 @@ class Conversation:
         signals: Signals | None = None,
         on_signal: Callable[[int], None] | None = None,
     ) -> None:
-        """Carry bytes until the other side has sent everything, or the user detaches. Closes the connection."""
+        """Carry bytes until the other side has sent everything or the user detaches; then close."""
         sock = self.sock
         sock.settimeout(0.0)
         poll = select.poll()

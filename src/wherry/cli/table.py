@@ -1,4 +1,4 @@
-"""Columns of text, laid out as Go's tabwriter does it for docker: each as wide as its widest cell and three more."""
+"""Columns of text, laid out as Go's tabwriter does it: as wide as the widest cell and the padding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ def tabulate(rows: Sequence[Sequence[str]], *, minimum: int = 10, padding: int =
             while end < len(rows) and len(rows[end]) - 1 > column:
                 end += 1
             widest = max(len(rows[index][column]) for index in range(start, end))
-            # an empty column disappears, whatever the minimum (docker sets DiscardEmptyColumns nowhere: keep it)
             width = max(widest + padding, minimum)
             for index in range(start, end):
                 widths[index][column] = width
@@ -34,3 +33,11 @@ def tabulate(rows: Sequence[Sequence[str]], *, minimum: int = 10, padding: int =
         cells = [cell.ljust(width) for cell, width in zip(row, row_widths, strict=False)]
         lines.append("".join(cells) + (row[-1] if row else "") + "\n")
     return "".join(lines)
+
+
+def tabulate_text(text: str, *, minimum: int = 10, padding: int = 3) -> str:
+    """`tabulate` for text whose cells are parted by tabs."""
+    lines = text.split("\n")
+    last = lines.pop()
+    rows = [line.split("\t") for line in lines]
+    return tabulate(rows, minimum=minimum, padding=padding) + last

@@ -165,7 +165,7 @@ def days_from_civil(year: int, month: int, day: int) -> int:
 
 
 def read_timestamp(text: str) -> tuple[int, int]:
-    """RFC 3339, with or without its finer parts and zone (then local), as seconds and nanoseconds. ValueError."""
+    """RFC 3339 as seconds and nanoseconds; finer parts and zone (then local) may be absent. ValueError."""
     problem = ValueError(f'parsing time "{text}" as "2006-01-02T15:04:05Z07:00": cannot parse "{text}"')
     date, _, clock = text.replace(" ", "T", 1).partition("T")
     parts = date.split("-")
@@ -204,7 +204,7 @@ def read_timestamp(text: str) -> tuple[int, int]:
 
 
 def since_argument(text: str, now: float) -> str:
-    """What `--since` and `--until` send: a unix time from an RFC 3339 time or a span before now, else as it is."""
+    """What `--since` and `--until` send: a unix time, from an RFC 3339 time or from a span before now."""
     if not text:
         return ""
     try:
@@ -229,7 +229,7 @@ def format_local(seconds: float, layout: str = "%Y-%m-%d %H:%M:%S %z %Z") -> str
 
 
 def rfc3339_local(seconds: int, nanoseconds: int | None = None) -> str:
-    """A time in the user's zone: 2026-11-24T22:10:01Z or …+02:00, with nine digits of fraction if asked for."""
+    """A time in the user's zone, 2026-11-24T22:10:01Z or …+02:00, with nanoseconds if they are given."""
     where = time.localtime(seconds)
     zone = time.strftime("%z", where)
     zone = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"

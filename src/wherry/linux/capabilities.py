@@ -98,23 +98,31 @@ def set_own(effective: int, permitted: int, inheritable: int) -> None:
     check("capset", _capset(struct.pack("=Ii", _VERSION_3, 0), data))
 
 
-def limit_bounding(keep: int) -> None:
-    """Drop everything but `keep` from the bounding set, those of a newer kernel that have no name here as well."""
-    for number in range(64):
-        if keep >> number & 1:
-            continue
-        try:
+def limit_bounding(keep: int, have: int) -> None:
+    """Drop everything but `keep` from the bounding set, which is `have` now."""
+    drop = have & ~keep
+    number = 0
+    while drop >> number:
+        if drop >> number & 1:
             prctl(PR_CAPBSET_DROP, number)
-        except OSError:
-            if number < _LAST:
-                raise
-            return  # EINVAL: the kernel has no more
+        number += 1
+
+
+def limits() -> tuple[int, int]:
+    """Our own permitted and bounding set; asked of the kernel once, since nothing we do changes them."""
+    global _limits
+    if _limits is None:
+        _limits = own()[1], bounding()
+    return _limits
+
+
+_limits: tuple[int, int] | None = None
 
 
 def bounding() -> int:
-    """Our own bounding set."""
+    """Our own bounding set, capabilities of a newer kernel that have no name here included."""
     result = 0
-    for number in range(_LAST):
+    for number in range(64):
         try:
             if prctl(_PR_CAPBSET_READ, number):
                 result |= 1 << number
@@ -126,6 +134,8 @@ def bounding() -> int:
 def set_ambient(keep: int) -> None:
     """Make the ambient set `keep`, which must be permitted and inheritable already."""
     prctl(PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+    if not keep:
+        return
     for number in range(_LAST):
         if keep >> number & 1:
             prctl(PR_CAP_AMBIENT, _AMBIENT_RAISE, number)

@@ -6,19 +6,65 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 
 from wherry.linux.libc import check, function
 
 _FICLONE = 0x40049409
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IOC_SETFLAGS = 0x40086602
+_IMMUTABLE_OR_APPEND = 0x10 | 0x20
 _COPY_STEP = 1 << 30
+_LOCKABLE = (stat.S_IFREG, stat.S_IFDIR)
 _NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS)
 
+_DIRENT_LENGTH = 16  # struct linux_dirent64: u64 inode, s64 offset, u16 length, u8 type, name
+_DIRENT_TYPE = 18
+
 _syncfs = function("syncfs", ctypes.c_int)
+_getdents64 = function("getdents64", ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, result=ctypes.c_ssize_t)
 
 
 def sync_filesystem(descriptor: int) -> None:
     """syncfs(2): everything written so far to the filesystem that `descriptor` lies on is on its disk."""
     check("syncfs", _syncfs(descriptor))
+
+
+def has_file_types(directory: int) -> bool:
+    """Whether the filesystem says in its directory listings what kind of file each name is (d_type)."""
+    buffer = ctypes.create_string_buffer(4096)
+    length = check("getdents64", _getdents64(directory, buffer, len(buffer)))
+    at = 0
+    types: list[int] = []
+    while at < length:
+        types.append(buffer.raw[at + _DIRENT_TYPE])
+        at += int.from_bytes(buffer.raw[at + _DIRENT_LENGTH : at + _DIRENT_LENGTH + 2], "little")
+    return all(types)
+
+
+def unlock(name: str, directory: int) -> bool:
+    """Take away what chattr +i or +a did to a file or directory, so that it can be removed; whether it had that.
+
+    Symlinks are not followed, devices and fifos not opened: they cannot be locked.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        if stat.S_IFMT(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode) not in _LOCKABLE:
+            return False
+        descriptor = os.open(name, flags, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        # The calls say long and mean int.
+        found = int.from_bytes(fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, bytes(8))[:4], "little")
+        if not found & _IMMUTABLE_OR_APPEND:
+            return False
+        fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, (found & ~_IMMUTABLE_OR_APPEND).to_bytes(8, "little"))
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def copy_contents(source: int, target: int) -> None:

@@ -1,7 +1,8 @@
 """What a log driver is: one class, named by an entry point of the group `wherry.logs`.
 
-The daemon calls the class (`validate`, `reader`); the shim makes an instance of it, the writer. The shim knows it
-as `module:attribute` alone, has it loaded before any container exists, and reads nothing of it later.
+The daemon calls the class (`validate`, `reader`); the shim makes an instance of it, the writer. The shim
+knows it as `module:attribute` alone, has it loaded before any container exists, and reads nothing of it
+later.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ class Entry(NamedTuple):
 
 
 class LogWriter(Protocol):
-    """Takes what the container writes, in the shim. Never raises for a full or failing disk: the container lives."""
+    """Takes what the container writes, in the shim. Never raises for a full disk: the container lives."""
 
     def write(self, stream: str, data: memoryview, time_ns: int) -> None:
-        """Log `data`, which arrived just now on "stdout" or "stderr" and is cut anywhere. Copies what it keeps."""
+        """Log `data`, which arrived just now on "stdout" or "stderr", cut anywhere. Copies what it keeps."""
         ...
 
     def close(self) -> None:
@@ -64,5 +65,5 @@ class LogDriver(Protocol):
         ...
 
     def reader(self, path: str, *, since_ns: int = 0, until_ns: int = 0, tail: int = -1) -> LogReader:
-        """A reader of what lies between the times (0: unbounded), at most the last `tail` entries (-1: all)."""
+        """A reader of the last `tail` entries (-1: all), and of those what lies between the times (0: any)."""
         ...

@@ -1,18 +1,20 @@
-r"""The `json-file` driver's writer: one JSON object a line, byte for byte what Docker writes (compared with 20.10).
+r"""The `json-file` driver's writer: one JSON object a line, byte for byte what Docker writes (compared with
+20.10).
 
     {"log":"text\n","stream":"stdout","attrs":{"tag":"web"},"time":"2026-11-24T22:16:10.998525954Z"}
 
-`attrs` is there if the container has any. A line of PIECE bytes or more is logged in pieces of PIECE bytes, of which
-the last alone ends in \n; so is what has no newline when the output ends. The time is that of the read that brought
-the end of the line. Differences from Docker: a piece ends before a UTF-8 character rather than inside; and logs are
-bounded by default (see DEFAULT_*), since a container that fills the host's disk takes everybody down.
+`attrs` is there if the container has any. A line of PIECE bytes or more is logged in pieces of PIECE bytes,
+of which the last alone ends in \n; so is what has no newline when the output ends. The time is that of the
+read that brought the end of the line. Differences from Docker: a piece ends before a UTF-8 character rather
+than inside; and logs are bounded by default (see DEFAULT_*), since a container that fills the host's disk
+takes everybody down.
 
 Options: `max-size` (bytes or 10k, 10m, 1g; -1: unbounded), `max-file`, `compress` (rotated files become .gz),
-and `labels`, `labels-regex`, `env`, `env-regex`, `tag`, which the daemon turns into `attrs` (details.py). Files are
-PATH, PATH.1 (the newest of the old ones), PATH.2, …; reading.py gives them back.
+and `labels`, `labels-regex`, `env`, `env-regex`, `tag`, which the daemon turns into `attrs` (details.py).
+Files are PATH, PATH.1 (the newest of the old ones), PATH.2, …; reading.py gives them back.
 
-The shim writes in bulk: what one read brought is escaped and wrapped with a handful of bytes.replace, so that lines
-cost no Python each.
+The shim writes in bulk: what one read brought is escaped and wrapped with a handful of bytes.replace, so that
+lines cost no Python each.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ def escape(data: bytes) -> bytes:
             data.decode()
         except UnicodeDecodeError:
             # Go writes each byte that begins no character as \ufffd: surrogateescape marks the same ones, and
-            # encoding turns the marks to "?". A NUL, which is escaped by now, stands in for true question marks.
+            # encoding turns the marks to "?". A NUL, which is escaped by now, stands in for true question
+            # marks.
             marked = data.replace(b"?", b"\0").decode(errors="surrogateescape").encode(errors="replace")
             data = marked.replace(b"?", b"\\ufffd").replace(b"\0", b"?")
         data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")

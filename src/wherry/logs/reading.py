@@ -1,8 +1,9 @@
-"""Reading json-file logs back, in the daemon: by time, from the end, across rotated files, and on as they grow.
+"""Reading json-file logs back, in the daemon: by time, from the end, across rotated files, and on as they
+grow.
 
-A log is written by another process while it is read. A last line without its newline is not there yet; the file
-being read may be renamed (rotation) or removed, and is read to its end before the next one. What cannot be parsed is
-passed over, since people edit these files.
+A log is written by another process while it is read. A last line without its newline is not there yet; the
+file being read may be renamed (rotation) or removed, and is read to its end before the next one. What cannot
+be parsed is passed over, since people edit these files.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class JsonFileReader:
             return False
         if os.lseek(self._fd, 0, os.SEEK_CUR) < mine.st_size:
             return True  # it grew between our last read and its rotation
-        # Newer files have lower numbers. One that is gone (or packed, as only old ones are) has the newest after it.
+        # Newer files have lower numbers. One that is gone (or packed, as only old ones are) has the newest
+        # after it.
         following = self._path
         for path in _rotated(self._path):
             stat = _stat(path)
@@ -97,7 +99,8 @@ class JsonFileReader:
             if self._open(self._path):
                 self._rest = _seek_to_last_line(self._fd)
             return
-        # The newest is opened first: what is rotated while older ones are read is then still found through it.
+        # The newest is opened first: what is rotated while older ones are read is then still found through
+        # it.
         has_newest = self._open(self._path)
         wanted = self._tail
         chosen: list[tuple[str, int]] = []
@@ -146,7 +149,8 @@ def parse(line: bytes) -> Entry | None:
         backslash = text.find(b"\\")
         if backslash < 0 or (backslash == len(text) - 2 and text.endswith(b"\\n")):
             stream = line[at + 12 : at + 18]
-            # 19: after the stream's name and its quote. Quotes in text are escaped: this can be no part of it.
+            # 19: after the stream's name and its quote. Quotes in text are escaped: this can be no part of
+            # it.
             if line.startswith(b',"time":"', at + 19) and stream in (b"stdout", b"stderr"):
                 time_ns = parse_time(line[at + 28 : -2])
                 if time_ns is not None:

@@ -204,7 +204,8 @@ class Links:
         return found
 
     def routes(self) -> list[tuple[int, ipaddress.IPv4Network]]:
-        """IPv4 destinations of unicast routes, the default route left out, with their interfaces' indexes."""
+        """IPv4 destinations of unicast routes, the default route left out, with their interfaces' indexes.
+        """
         found: list[tuple[int, ipaddress.IPv4Network]] = []
         for body in self._dump("list routes", _GETROUTE, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
             fields = _RTMSG.unpack_from(body)

@@ -56,6 +56,7 @@ class Firewall:
         self._networks: dict[str, NetworkConfig] = {}
         self._lock = asyncio.Lock()
         self._warnings: list[str] = []
+        self._applied: list[dict[str, Any]] = []  # our table as the kernel listed it when it was right
 
     async def add(self, network: NetworkConfig) -> None:
         """Let `network`'s rules be in force. Called again, it puts them right."""
@@ -69,9 +70,13 @@ class Firewall:
                 await self._apply()
 
     async def restore(self) -> None:
-        """Put our table back after somebody flushed it."""
+        """Put our rules back where somebody changed them."""
         async with self._lock:
-            await self._apply()
+            if self._networks and self._is_enabled and await asyncio.to_thread(self._is_changed):
+                _log.warning("somebody changed the rules of table inet %s: putting them right", self.table)
+                await self._apply()
+            elif self._accept:
+                await asyncio.to_thread(self._check)
 
     async def check(self) -> None:
         """Look at other firewalls again; `warnings` has the result."""
@@ -97,6 +102,16 @@ class Firewall:
     def _replace(self) -> None:
         networks = list(self._networks.values())
         self._open().run(render(self.table, networks, guards_routes=self._guards_routes))
+        self._applied = self._listing()
+
+    def _is_changed(self) -> bool:
+        return self._listing() != self._applied
+
+    def _listing(self) -> list[dict[str, Any]]:
+        try:
+            return self._open().listing(f"list table inet {self.table}\n")
+        except Internal:
+            return []  # there is none
 
     def _check(self) -> None:
         nft = self._open()
@@ -167,11 +182,14 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-_ROUTE_GUARD = """
+_VIRTUAL = '{ "bridge", "veth", "tun", "wireguard", "vlan", "bond", "macvlan", "ipvlan", "vrf" }'
+"""Kinds of interface that somebody made in order to route; hardware has no kind."""
+
+_ROUTE_GUARD = f"""
 		# wherry switched this host's forwarding on: from hardware to hardware it still routes nothing
 		iifname @bridges accept
-		iifkind { "bridge", "veth", "tun", "wireguard", "vlan", "bond", "macvlan", "ipvlan", "vrf" } accept
-		oifkind { "bridge", "veth", "tun", "wireguard", "vlan", "bond", "macvlan", "ipvlan", "vrf" } accept
+		meta iifkind {_VIRTUAL} accept
+		meta oifkind {_VIRTUAL} accept
 		drop"""
 
 
@@ -186,7 +204,9 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool
     bridges = [f'"{n.interface}"' for n in ours]
     closed = [f'"{n.interface}"' for n in ours if not n.icc]
     internal = [f'"{n.interface}"' for n in ours if n.internal]
-    subnets = [str(n.subnet) for n in ours]
+    # Where addresses are not translated, answers come to the container's own: the forward chain tells
+    # them apart.
+    guarded = [str(n.subnet) for n in ours if n.masquerade or n.internal]
     homes = [f'{n.subnet} . "{n.interface}"' for n in ours]
     masqueraded = [str(n.subnet) for n in ours if n.masquerade and not n.internal]
     guard = _ROUTE_GUARD if guards_routes else ""
@@ -196,14 +216,14 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool
 	set bridges {{ type ifname; {_elements(bridges)}}}
 	set closed {{ type ifname; {_elements(closed)}}}
 	set internal {{ type ifname; {_elements(internal)}}}
-	set subnets {{ type ipv4_addr; flags interval; {_elements(subnets)}}}
+	set guarded {{ type ipv4_addr; flags interval; {_elements(guarded)}}}
 	set homes {{ type ipv4_addr . ifname; flags interval; {_elements(homes)}}}
 	set masqueraded {{ type ipv4_addr; flags interval; {_elements(masqueraded)}}}
 
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
 		# a container's own address is for its bridge and this host: other machines use published ports
-		iifname != "lo" ip daddr @subnets ip daddr . iifname != @homes drop
+		iifname != "lo" ip daddr @guarded ip daddr . iifname != @homes drop
 	}}
 
 	chain forward {{

@@ -7,9 +7,11 @@ for running containers to go on: bridge, interfaces and rules are the kernel's.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import ipaddress
 import logging
+import os
 import re
 import secrets
 import sqlite3
@@ -26,6 +28,7 @@ from wherry.network.driver import Endpoint, NetworkConfig, NetworkDriver
 from wherry.network.drivers.bridge import OUR_BRIDGE
 from wherry.network.ipam import DEFAULT_POOLS, Addresses, choose_subnet, mac_for, parse_bridge_address
 from wherry.network.links import Links
+from wherry.network.rule_watch import RuleWatch
 from wherry.network.sandboxes import Maker, Sandbox
 from wherry.store.database import Database
 
@@ -56,14 +59,11 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's place on a network.
-
-    `sandbox`, a network namespace, is the caller's to pass on and close.
-    """
+    """A container's place on a network."""
 
     network: NetworkConfig
     endpoint: Endpoint
-    sandbox: int | None  # None: the host's
+    sandbox: int | None  # the network namespace; closed by `release`: hand out copies. None: the host's
 
 
 class Networks:
@@ -73,16 +73,19 @@ class Networks:
         self._database = database
         self._settings = settings
         self._firewall = firewall
+        self._watch = RuleWatch(firewall.restore)
         self._maker = Maker()
         self._drivers: dict[str, NetworkDriver] = {}
         self._networks: dict[str, NetworkConfig] = {}
         self._addresses: dict[str, Addresses] = {}
         self._endpoints: dict[str, Endpoint] = {}  # by container: it has one network so far
+        self._sandboxes: dict[str, int] = {}  # by container: of those that this daemon started
         self._warnings: list[str] = []
 
     @classmethod
     async def open(cls, database: Database, settings: NetworkSettings) -> Networks:
-        """Make sure of the default networks and the host's side of them, as they were before if they were."""
+        """Make sure of the default networks and the host's side of them, as they were before if they were.
+        """
         _check_settings(settings)
         owns_forwarding = await _settle_forwarding(database, settings)
         firewall = nat.Firewall(
@@ -97,6 +100,8 @@ class Networks:
             await networks._ensure_defaults()
             for network in networks._networks.values():
                 await networks._driver(network).create(network)
+            if settings.iptables and settings.bridge != "none":
+                networks._watch.start()
         except BaseException:
             await networks.close()
             raise
@@ -116,26 +121,33 @@ class Networks:
                 undo.callback(sandbox.close)
             endpoint = self._place(network, container_id, sandbox)
             undo.push_async_callback(self.release, container_id)
-            await self._database.run(lambda connection: _insert(connection, endpoint), durable=False)
-            if sandbox is not None:
-                await driver.connect(network, endpoint, sandbox)
+            # Side by side: the database thread writes while we talk to the kernel.
+            written = self._database.run(lambda c: _insert(c, endpoint), durable=False)
+            if sandbox is None:
+                await written
+            else:
+                await asyncio.gather(written, driver.connect(network, endpoint, sandbox))
             undo.pop_all()
-        netns = sandbox.hand_over() if sandbox is not None else None
-        return Attachment(network=network, endpoint=endpoint, sandbox=netns)
+        if sandbox is None:
+            return Attachment(network=network, endpoint=endpoint, sandbox=None)
+        self._sandboxes[container_id] = sandbox.hand_over()
+        return Attachment(network=network, endpoint=endpoint, sandbox=self._sandboxes[container_id])
 
     async def release(self, container_id: str) -> None:
         """Take a container's place back.
 
         Its interface off the bridge, then its address free. It may have none.
         """
+        sandbox = self._sandboxes.pop(container_id, None)
+        if sandbox is not None:
+            os.close(sandbox)
         endpoint = self._endpoints.get(container_id)
         if endpoint is None:
             return
         network = self._networks[endpoint.network_id]
-        await self._driver(network).disconnect(network, endpoint)
-        await self._database.run(
-            lambda connection: connection.execute("DELETE FROM endpoint WHERE id = ?", (endpoint.id,)),
-            durable=False,
+        await asyncio.gather(
+            self._database.run(lambda c: _delete(c, endpoint), durable=False),
+            self._driver(network).disconnect(network, endpoint),
         )
         if self._endpoints.get(container_id) is endpoint:
             del self._endpoints[container_id]
@@ -190,10 +202,14 @@ class Networks:
 
     async def close(self) -> None:
         """Stop. What runs goes on running, and what was made ahead of time vanishes."""
+        await self._watch.close()
         for driver in self._drivers.values():
             await driver.close()
         self._drivers.clear()
         self._maker.close()
+        for sandbox in self._sandboxes.values():
+            os.close(sandbox)
+        self._sandboxes.clear()
 
     async def remove_all(self) -> None:
         """Remove the host's side of everything.
@@ -426,6 +442,10 @@ def _upsert(connection: sqlite3.Connection, network: NetworkConfig) -> None:
         " ON CONFLICT (id) DO UPDATE SET config = excluded.config",
         (network.id, network.name, network.driver, network.created_ns, msgspec.json.encode(network)),
     )
+
+
+def _delete(connection: sqlite3.Connection, endpoint: Endpoint) -> None:
+    connection.execute("DELETE FROM endpoint WHERE id = ?", (endpoint.id,))
 
 
 def _insert(connection: sqlite3.Connection, endpoint: Endpoint) -> None:

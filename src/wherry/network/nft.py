@@ -88,17 +88,17 @@ class Command:
     """The `nft` command, a process per call."""
 
     def __init__(self) -> None:
-        self._call("list tables", "-f")
+        self._call(["list tables"])
 
     def run(self, text: str) -> None:
-        self._call(text, "-f")
+        self._call(["-f", "-"], text)
 
     def listing(self, text: str) -> list[dict[str, Any]]:
-        return _objects(self._call(text, "-jf"))
+        return _objects(self._call(["-j", text]))
 
-    def _call(self, text: str, flags: str) -> bytes:
+    def _call(self, arguments: list[str], text: str = "") -> bytes:
         done = subprocess.run(
-            ["nft", flags, "-"],
+            ["nft", *arguments],
             input=text.encode(),
             capture_output=True,
             timeout=_COMMAND_TIMEOUT_S,

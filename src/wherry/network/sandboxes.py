@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from wherry.errors import Unavailable
 from wherry.network.links import Links
 
 _log = logging.getLogger(__name__)
@@ -111,7 +112,9 @@ class Maker:
     def close(self) -> None:
         """Wait for what is being made, then end."""
         self._thread.shutdown()
-        os.close(self._host)
+        if self._host >= 0:
+            os.close(self._host)
+            self._host = -1
 
 
 class Pool:
@@ -170,7 +173,8 @@ class Pool:
         if self._filling is not None:
             await asyncio.wait([self._filling])
         for waiter in self._waiting:
-            waiter.cancel()
+            if not waiter.done():
+                waiter.set_exception(Unavailable("the engine is stopping"))
         self.discard()
 
     async def _fill(self) -> None:

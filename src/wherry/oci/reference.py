@@ -3,9 +3,9 @@
     reference := name [":" tag] ["@" digest]
     name      := [domain "/"] path-component ("/" path-component)*
 
-Three spellings of one thing: *canonical* (`docker.io/library/busybox:latest`), which the store keys by; *familiar*
-(`busybox:latest`), which people read; and what was typed. Error texts are the reference implementation's, byte for
-byte: clients match on them.
+Three spellings of one thing: *canonical* (`docker.io/library/busybox:latest`), which the store keys by;
+*familiar* (`busybox:latest`), which people read; and what was typed. Error texts are the reference
+implementation's, byte for byte: clients match on them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ DEFAULT_TAG: Final = "latest"
 _LEGACY_DOMAIN: Final = "index.docker.io"
 _OFFICIAL: Final = "library/"
 _MAX_NAME: Final = 255
+_MAX_TEXT: Final = 4096
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _DOMAIN_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
@@ -38,7 +39,7 @@ _IDENTIFIER = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """A parsed reference. `domain` and `path` are full (`docker.io`, `library/busybox`); tag and digest as given."""
+    """A parsed reference. `domain` and `path` are full: `docker.io`, `library/busybox`."""
 
     domain: str
     path: str
@@ -56,7 +57,10 @@ class Reference(msgspec.Struct, frozen=True):
         if self.domain != DEFAULT_DOMAIN:
             return self.repository
         rest = self.path.removeprefix(_OFFICIAL)
-        return self.path if "/" in rest else rest
+        if "/" not in rest:
+            return rest
+        # `docker.io/a.b/c` must not become `a.b/c`, which is on the host a.b.
+        return self.repository if _looks_like_domain(self.path.partition("/")[0]) else self.path
 
     @property
     def canonical(self) -> str:
@@ -101,9 +105,10 @@ def parse_reference(text: str) -> Reference:
         raise InvalidParameter(
             f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"
         )
+    if len(text) > _MAX_TEXT:
+        raise InvalidParameter("invalid reference format")
     domain, remainder = _split_domain(text)
-    name = remainder.partition("@")[0]
-    name = re.sub(r":[^/]*$", "", name) if ":" in name else name
+    name = remainder.partition(":")[0]
     if name.lower() != name:
         raise InvalidParameter(f"invalid reference format: repository name ({name}) must be lowercase")
     match = _REFERENCE.fullmatch(f"{domain}/{remainder}")
@@ -122,13 +127,17 @@ def is_image_id(text: str) -> bool:
     return _IDENTIFIER.fullmatch(text.removeprefix("sha256:")) is not None
 
 
+def _looks_like_domain(first: str) -> bool:
+    return "." in first or ":" in first or first == "localhost" or first.lower() != first
+
+
 def _split_domain(text: str) -> tuple[str, str]:
-    """Docker's rule: what comes before the first slash is a domain if it looks like one, else part of the path."""
+    """Docker's rule: what comes before the first slash is a domain if it looks like one."""
     first, slash, rest = text.partition("/")
-    if not slash or not ("." in first or ":" in first or first == "localhost" or first.lower() != first):
-        domain, remainder = DEFAULT_DOMAIN, text
-    else:
+    if slash and _looks_like_domain(first):
         domain, remainder = first, rest
+    else:
+        domain, remainder = DEFAULT_DOMAIN, text
     if domain == _LEGACY_DOMAIN:
         domain = DEFAULT_DOMAIN
     if domain == DEFAULT_DOMAIN and "/" not in remainder:

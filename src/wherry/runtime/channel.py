@@ -4,6 +4,7 @@ A SOCK_SEQPACKET pair; each packet is one JSON object, descriptors ride along. S
 
     child → maker   {"at": "namespaces"}                    only when hooks want to run then
     maker → child   {"go": true}
+    maker → child   {"at": "trees"} + [root, binds…]        in as many packets as needed
     child → maker   {"at": "created"} + [rootfs, console]   or {"error": {"kind", "message"}}
     maker → child   {"go": true}                            "start"
     child → maker   end of file: execve closed it           or {"error": …}
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LIMIT = 65536
-_MAX_DESCRIPTORS = 8
+_MAX_DESCRIPTORS = 250  # the kernel's limit for one message is 253
 _ANCILLARY = socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4)
 
 
@@ -53,6 +54,11 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     if not data:
         return None, []
     return json.loads(data), list(descriptors)
+
+
+def send_trees(channel: socket.socket, trees: list[int]) -> None:
+    for start in range(0, len(trees), _MAX_DESCRIPTORS):
+        send(channel, {"at": "trees"}, trees[start : start + _MAX_DESCRIPTORS])
 
 
 def send_failure(channel: socket.socket, failure: StartFailed) -> None:

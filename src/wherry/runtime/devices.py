@@ -72,6 +72,16 @@ def parse(entries: list[dict[str, Any]]) -> list[Device]:
     return list(found.values())
 
 
+def open_source(device: Device) -> None:
+    """Clone the host's node of the same name, which must be that device: for where none can be made."""
+    tree = mounts.clone_tree(device.path)
+    found = os.fstat(tree)
+    if stat.S_IFMT(found.st_mode) != stat.S_IFMT(device.mode) or found.st_rdev != device.number:
+        os.close(tree)
+        raise invalid(f"device {device.path} is another one on the host")
+    device.tree = tree
+
+
 def make_all(root: int, devices: list[Device]) -> None:
     """Make every node; the umask must be 0."""
     directories: dict[str, int] = {}

@@ -46,3 +46,8 @@ def failed(step: str, error: OSError) -> StartFailed:
 def invalid(message: str) -> StartFailed:
     """The bundle asks for something that makes no sense or that is refused."""
     return StartFailed(INVALID, message)
+
+
+def quote(text: str) -> str:
+    """As Go's %q does for the texts that occur here."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

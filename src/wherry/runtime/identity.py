@@ -13,8 +13,17 @@ import signal
 import stat
 
 from wherry.linux import capabilities, files, process
-from wherry.runtime import procfs, users
-from wherry.runtime.errors import INTERNAL, NOT_FOUND, PERMISSION, StartFailed, go_text, invalid, kind_of
+from wherry.runtime import procfs
+from wherry.runtime.errors import (
+    INTERNAL,
+    NOT_FOUND,
+    PERMISSION,
+    StartFailed,
+    go_text,
+    invalid,
+    kind_of,
+    quote,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +70,8 @@ class Identity:
         "inheritable",
         "no_new_privileges",
         "oom_score_adj",
+        "own_bounding",
+        "own_permitted",
         "permitted",
         "rlimits",
         "seccomp",
@@ -106,6 +117,8 @@ class Identity:
         size = entry.get("consoleSize") or {}
         self.height, self.width = int(size.get("height") or 0), int(size.get("width") or 0)
         self.seccomp = seccomp
+        # What we have ourselves is known before the fork: it is the most that a container can get.
+        self.own_permitted, self.own_bounding = capabilities.limits()
 
 
 def set_limits(identity: Identity) -> None:
@@ -135,13 +148,8 @@ def drop_privileges(identity: Identity, root: int) -> None:
     their way to be closed. What remains is `execute`."""
     if identity.seccomp is not None and not identity.no_new_privileges:
         process.install_seccomp(identity.seccomp)
-    if identity.user_name is not None:
-        found = users.resolve(root, identity.user_name, identity.user_groups)
-        identity.uid, identity.gid, identity.groups = found
-    own_effective, own_permitted, own_inheritable = capabilities.own()
-    del own_effective, own_inheritable
-    bound = capabilities.bounding()
-    capabilities.limit_bounding(identity.bounding & bound)
+    own_permitted, bound = identity.own_permitted, identity.own_bounding
+    capabilities.limit_bounding(identity.bounding & bound, bound)
     process.prctl(process.PR_SET_KEEPCAPS, 1)
     entered = _change_directory(identity.cwd, last=False)
     _become_user(identity)
@@ -199,11 +207,6 @@ def execute(identity: Identity, path: str) -> NoReturn:
     except OSError as exc:
         kind = PERMISSION if exc.errno in (errno.EACCES, errno.EPERM, errno.ENOEXEC) else kind_of(exc)
         raise StartFailed(kind, f"exec {path}: {go_text(exc)}") from exc
-
-
-def quote(text: str) -> str:
-    """As Go's %q does for the texts that occur here."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def parse_environment(entries: list[str]) -> dict[str, str]:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from wherry.runtime.identity import Identity
     from wherry.runtime.plan import Plan
 
-_NEW_LATER = process.CLONE_NEWPID | process.CLONE_NEWUSER
+# Settled by clone3; and the cgroup namespace, which shows as its root the cgroup one is in when it is made.
+_NOT_YET = process.CLONE_NEWPID | process.CLONE_NEWUSER | process.CLONE_NEWCGROUP
 
 
 def run(
@@ -72,9 +73,6 @@ def _run(
             step.name = "user namespace"
             channel.expect_go(control)  # the mappings are written by the maker
             _become_root()
-        step.name = "joining cgroup"
-        if cgroup.birthplace < 0:
-            cgroup.join()
         step.name = "joining namespaces"
         _enter_namespaces(plan)
         os.umask(0)
@@ -88,6 +86,14 @@ def _run(
             process.set_domain_name(plan.domainname)
         step.name = "root filesystem"
         rootfs.isolate(plan.propagation)
+        _make_filesystems(plan, step)
+        step.name = "waiting for what the container is made of"
+        _take_trees(plan, control)
+        step.name = "joining cgroup"
+        if cgroup.birthplace < 0:
+            cgroup.join()
+        process.unshare(plan.namespaces.new & process.CLONE_NEWCGROUP)
+        step.name = "root filesystem"
         rootfs.attach(plan.root)
         bare = linux_mounts.clone_tree("", at=plan.root)
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
@@ -244,7 +250,7 @@ def _enter_namespaces(plan: Plan) -> None:
             process.setns(descriptor, flag)
     if plan.namespaces.joined.get(process.CLONE_NEWUSER) is not None:
         _become_root()
-    process.unshare(plan.namespaces.new & ~_NEW_LATER)
+    process.unshare(plan.namespaces.new & ~_NOT_YET)
 
 
 def _become_root() -> None:
@@ -254,17 +260,29 @@ def _become_root() -> None:
     process.prctl(process.PR_SET_DUMPABLE, 0)
 
 
+def _make_filesystems(plan: Plan, step: _Step) -> None:
+    """Make the new filesystems, detached, while the maker still assembles the root and clones the binds."""
+    for mount in plan.mounts:
+        if mount.kind not in ("bind", "cgroup"):
+            step.name = f"mounting {mount.source!r} to rootfs at {mount.destination!r}"
+            mounts.make_detached(mount)
+
+
+def _take_trees(plan: Plan, control: socket.socket) -> None:
+    """Receive the root and the binds from the maker."""
+    trees: list[int] = []
+    wanted = plan.count_wanted_trees()
+    while len(trees) < wanted:
+        trees += channel.expect(control, "trees")
+    plan.take_trees(trees)
+
+
 def _mount_all(plan: Plan, step: _Step) -> None:
     for mount in plan.mounts:
         step.name = f"mounting {mount.source!r} to rootfs at {mount.destination!r}"
         if mount.kind == "cgroup":
             cgroup_mounts.attach(plan, mount)
         else:
-            mount.late_read_only = (
-                mount.destination == "/dev"
-                and mount.kind != "bind"
-                and bool(mount.add & linux_mounts.ATTR_RDONLY)
-            )
             mounts.attach(plan.root, mount)
 
 

@@ -19,6 +19,7 @@ from wherry.runtime.plan import Plan
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import Any
 
     from wherry.runtime.cgroups.driver import Cgroup
@@ -48,18 +49,7 @@ class Container:
     """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` is the bare root filesystem
     without the other mounts."""
 
-    __slots__ = (
-        "_control",
-        "_namespaces",
-        "_plan_hooks",
-        "_seccomp",
-        "_state",
-        "cgroup",
-        "id",
-        "init",
-        "netns",
-        "rootfs",
-    )
+    __slots__ = ("_control", "cgroup", "id", "init", "namespaces", "netns", "rootfs", "seccomp")
 
     def __init__(
         self,
@@ -79,8 +69,8 @@ class Container:
         self.netns = netns
         self.rootfs = rootfs
         self._control = control
-        self._namespaces = namespaces
-        self._seccomp = seccomp
+        self.namespaces = namespaces
+        self.seccomp = seccomp
 
     def start(self) -> None:
         """Release the first process; returns once its execve succeeded."""
@@ -105,7 +95,7 @@ class Container:
         `process_object` is a `process` of config.json. Raises StartFailed; then nothing is left to reap.
         """
         try:
-            who = Identity(process_object, self._seccomp)
+            who = Identity(process_object, self.seccomp)
         except StartFailed as exc:
             raise StartFailed(exc.kind, f"unable to start container process: {exc.message}") from exc
         ours, theirs = channel.pair()
@@ -114,7 +104,7 @@ class Container:
             if pid == 0:
                 ours.close()
                 init.join(
-                    self.init.pidfd, self._namespaces, who, self.id, self.cgroup, theirs, stdio, preserved
+                    self.init.pidfd, self.namespaces, who, self.id, self.cgroup, theirs, stdio, preserved
                 )
             theirs.close()
             try:
@@ -169,7 +159,7 @@ class Container:
         self.netns = self.rootfs = -1
 
     def _clone_into(self) -> tuple[int, int]:
-        if not self._namespaces & process.CLONE_NEWPID:
+        if not self.namespaces & process.CLONE_NEWPID:
             return process.clone(cgroup=self.cgroup.birthplace)
         try:
             return _clone_in(self.init.pidfd, 0, self.cgroup)
@@ -209,8 +199,8 @@ def create(
     except ValueError as exc:
         raise invalid(str(exc)) from exc
     try:
-        _open_everything(plan, spec, rootfs, netns)
-        return _make(plan, group, stdio, gate)
+        plan.open_namespaces(spec["linux"].get("namespaces") or [], netns)
+        return _make(plan, group, lambda: root_filesystem.assemble(rootfs, spec, bundle), stdio, gate)
     except OSError as exc:
         subject = f" {os.fsdecode(exc.filename)}" if exc.filename else ""
         raise StartFailed(
@@ -227,40 +217,33 @@ def await_execve(control: socket.socket) -> None:
         raise channel.failure_in(message)
 
 
-def _open_everything(
-    plan: Plan, spec: dict[str, Any], root: dict[str, Any] | None, netns: int | None
-) -> None:
-    """Open, in the host's namespaces, whatever the container will be made of."""
-    plan.open_namespaces(spec["linux"].get("namespaces") or [], netns)
-    plan.root = root_filesystem.assemble(root, spec, plan.bundle)
-    for mount in plan.mounts:
-        try:
-            mounts.open_source(mount, plan.bundle)
-        except OSError as exc:
-            raise StartFailed(
-                INTERNAL,
-                "unable to start container process: error during container init: error mounting"
-                f' "{mount.source}" to rootfs at "{mount.destination}": {exc.strerror}'.lower().replace(
-                    mount.source.lower(), mount.source
-                ),
-            ) from exc
-
-
 def _make(
-    plan: Plan, group: Cgroup, stdio: tuple[int, int, int] | None, gate: socket.socket | None
+    plan: Plan,
+    group: Cgroup,
+    assemble: Callable[[], int],
+    stdio: tuple[int, int, int] | None,
+    gate: socket.socket | None,
 ) -> Container:
-    """Cgroup, process, mappings; then wait until the process says that the container is created."""
+    """Process, cgroup, root, binds; then wait until the process says that the container is created.
+
+    The process makes its namespaces and new filesystems while we assemble the rest. A cgroup that it is born in must
+    be there first.
+    """
     pid = pidfd = -1
     received: list[int] = []
     ours, theirs = channel.pair()
     try:
-        group.create(plan.resources)
+        if group.is_born_into:
+            group.create(plan.resources)
         pid, pidfd = _clone_first(plan, group)
         if pid == 0:
             ours.close()
             init.run(plan, group, theirs, stdio, gate)
         theirs.close()
         _set_from_outside(plan, pid, ours)
+        if not group.is_born_into:
+            group.create(plan.resources)
+        channel.send_trees(ours, plan.open_trees(assemble))
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
             channel.expect(ours, "namespaces")
             state = hooks.state(plan, pid, "creating")
@@ -271,6 +254,8 @@ def _make(
         netns = -1
         if plan.namespaces.all & process.CLONE_NEWNET:
             netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            received.append(netns)
+        bare, *console = received[: 2 if plan.identity.terminal else 1]
     except BaseException:
         ours.close()
         theirs.close()
@@ -281,7 +266,6 @@ def _make(
         group.kill()
         group.remove()
         raise
-    bare, *console = received
     control = ours
     if gate is not None:
         ours.close()

@@ -7,12 +7,11 @@ its target, which is resolved inside the root by descriptor and made when it is 
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
 from wherry.linux import files, mounts
-from wherry.runtime.errors import invalid
+from wherry.runtime.errors import INTERNAL, StartFailed, go_text, invalid, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,16 +121,35 @@ def parse(entry: dict[str, Any]) -> Mount:
     return mount
 
 
+def known_options() -> list[str]:
+    """The options that do not depend on the filesystem."""
+    recursive = {f"r{option}" for option in _ATTRIBUTES}
+    return sorted({*_ATTRIBUTES, *_PROPAGATION, *_FILESYSTEM_FLAGS, *_NOTHING, *recursive, "bind", "rbind"})
+
+
 def open_source(mount: Mount, bundle: str) -> None:
-    """Clone a bind's source, seen from here: the host's mount namespace. A relative path starts at the bundle."""
+    """Clone a bind's source, seen from here: the host's mount namespace. A relative path starts at the bundle.
+
+    StartFailed says which mount it was, in runc's words.
+    """
     if mount.kind != "bind":
         return
+    try:
+        _open_bind(mount, bundle)
+    except OSError as exc:
+        raise StartFailed(
+            INTERNAL,
+            f"unable to start container process: error during container init: error mounting {quote(mount.source)}"
+            f" to rootfs at {quote(mount.destination)}: {go_text(exc)}",
+        ) from exc
+
+
+def _open_bind(mount: Mount, bundle: str) -> None:
     if not mount.source:
         raise invalid(f"mount destination {mount.destination}: a bind without a source")
     path = mount.source if mount.source.startswith("/") else os.path.join(bundle, mount.source)
     mount.tree = mounts.clone_tree(path, recursive=mount.recursive_bind)
     try:
-        mount.source_is_directory = stat.S_ISDIR(os.fstat(mount.tree).st_mode)
         # A clone of a shared mount is its peer: what is mounted below it inside must not reach the host, but the
         # other way is what a container, whose whole tree is a slave of the host's, expects.
         if not _shares(mount):
@@ -147,6 +165,8 @@ def make_detached(mount: Mount) -> int:
     """The detached mount for an entry; new filesystems are made here, in the namespaces they belong to."""
     if mount.tree >= 0:
         return mount.tree
+    # Nodes and mount points are still to be made in it.
+    mount.late_read_only = mount.destination == "/dev" and bool(mount.add & mounts.ATTR_RDONLY)
     options = list(mount.data)
     if mount.source:
         options.insert(0, ("source", mount.source))
@@ -181,10 +201,10 @@ def open_target(root: int, mount: Mount) -> int:
 def attach(root: int, mount: Mount) -> None:
     """Make and attach one mount below `root`, propagation last."""
     tree = make_detached(mount)
+    if mount.kind == "bind":
+        mount.source_is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     target = open_target(root, mount)
     try:
-        if mount.source_is_directory != stat.S_ISDIR(os.fstat(target).st_mode):
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), mount.destination)
         mounts.attach(tree, target)
     finally:
         os.close(target)

@@ -12,6 +12,7 @@ from wherry.runtime.namespaces import Namespaces, open_namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _MAX_HOSTNAME = 64
@@ -104,6 +105,43 @@ class Plan:
             raise invalid("unable to set domainname without a private UTS namespace")
         for key in self.sysctl:
             _check_sysctl(key, have)
+
+    def open_trees(self, assemble: Callable[[], int]) -> list[int]:
+        """The maker's part: the root (made by `assemble`) and the clones of bind sources, in the host's namespaces."""
+        self.root = assemble()
+        for mount in self.mounts:
+            mounts.open_source(mount, self.bundle)
+        if self.binds_devices:
+            for device in self.devices:
+                devices.open_source(device)
+        return [
+            self.root,
+            *(mount.tree for mount in self.mounts if mount.kind == "bind"),
+            *self._device_trees(),
+        ]
+
+    def count_wanted_trees(self) -> int:
+        count = 1 + sum(mount.kind == "bind" for mount in self.mounts)
+        return count + (len(self.devices) if self.binds_devices else 0)
+
+    def take_trees(self, trees: list[int]) -> None:
+        """The child's part: its descriptors of what `open_trees` gave, in that order."""
+        given = iter(trees)
+        self.root = next(given)
+        for mount in self.mounts:
+            if mount.kind == "bind":
+                mount.tree = next(given)
+        if self.binds_devices:
+            for device in self.devices:
+                device.tree = next(given)
+
+    @property
+    def binds_devices(self) -> bool:
+        """Nodes cannot be made in a user namespace of the container's own: the host's are bound."""
+        return bool(self.namespaces.all & process.CLONE_NEWUSER)
+
+    def _device_trees(self) -> list[int]:
+        return [device.tree for device in self.devices] if self.binds_devices else []
 
     def close(self) -> None:
         """Close what was opened for the container; the caller's own descriptors are not among it."""

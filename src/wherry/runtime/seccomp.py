@@ -57,9 +57,7 @@ _ACTIONS = {
 }
 _TAKES_NUMBER = frozenset(("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"))
 _EPERM, _ENOSYS = 1, 38
-_OPERATORS = frozenset(
-    f"SCMP_CMP_{each}" for each in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")
-)
+_OPERATORS = frozenset(f"SCMP_CMP_{each}" for each in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
 
 # i386 reaches these by a number in socketcall's and ipc's first argument too; what they point to cannot be filtered.
 _SOCKETCALL = (
@@ -90,7 +88,9 @@ _MAX_LIST = 10000
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, k
 
 
-def compile_profile(seccomp: dict[str, Any], arch: str | None = None, *, newer_is_enosys: bool = True) -> bytes:
+def compile_profile(
+    seccomp: dict[str, Any], arch: str | None = None, *, newer_is_enosys: bool = True
+) -> bytes:
     """The filter for a resolved linux.seccomp object, as an array of struct sock_filter.
 
     `arch` (SCMP_ARCH_…) stands for this machine's. Raises StartFailed("invalid") for what cannot be compiled.
@@ -111,7 +111,9 @@ def compile_profile(seccomp: dict[str, Any], arch: str | None = None, *, newer_i
     plain = {_NAMES[name]: _section(_NAMES[name], entries, default, stub=stub) for name in architectures}
     program = _program(plain, default)
     if len(program) > _MAX_INSTRUCTIONS:
-        raise invalid(f"seccomp profile needs {len(program)} instructions: the kernel takes {_MAX_INSTRUCTIONS}")
+        raise invalid(
+            f"seccomp profile needs {len(program)} instructions: the kernel takes {_MAX_INSTRUCTIONS}"
+        )
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
@@ -158,7 +160,11 @@ def _condition(entry: dict[str, Any]) -> Condition:
 
 
 def _section(
-    architecture: str, entries: list[tuple[list[str], int, list[list[Condition]]]], default: int, *, stub: bool
+    architecture: str,
+    entries: list[tuple[list[str], int, list[list[Condition]]]],
+    default: int,
+    *,
+    stub: bool,
 ) -> list[Instruction]:
     """The code for one architecture, entered with the call's number (x32: without its bit) in the accumulator."""
     table = numbers(architecture)
@@ -224,9 +230,7 @@ def _add(
         alternatives.append((conditions, action))
 
 
-def _search(
-    ranges: list[tuple[int, int | Alternatives]], default: int, *, narrow: bool
-) -> list[Instruction]:
+def _search(ranges: list[tuple[int, int | Alternatives]], default: int, *, narrow: bool) -> list[Instruction]:
     """A binary search for the range that the accumulator lies in."""
     if len(ranges) == 1:
         answer = ranges[0][1]

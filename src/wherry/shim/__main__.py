@@ -1,8 +1,8 @@
 """`python -m wherry.shim --exec-root DIR`: start the launcher, from a sealed copy of the interpreter.
 
-A process about to enter a container shows its executable there as /proc/PID/exe; one that could be written would be
-the host's interpreter (CVE-2019-5736). So the interpreter is copied into memory, sealed, and run from there. The
-second start needs no site: the first one's module path is handed on.
+A process about to enter a container shows its executable there as /proc/PID/exe; one that could be written
+would be the host's interpreter (CVE-2019-5736). So the interpreter is copied into memory, sealed, and run
+from there. The second start needs no site: the first one's module path is handed on.
 
     --exec-root DIR             where launcher.sock is to be
     --log-driver MODULE:NAME    load this log driver too; may be given more than once

@@ -15,8 +15,8 @@ KILLED = 137
 def bury(directory: str, reason: str) -> dict[str, Any]:
     """The exit record of the container in `directory`, made here unless its shim wrote one.
 
-    Afterwards none of its processes lives and its cgroup is gone. Blocks until they are. May be called by launcher
-    and daemon at once: both do the same.
+    Afterwards none of its processes lives and its cgroup is gone. Blocks until they are. May be called by
+    launcher and daemon at once: both do the same.
     """
     shim = records.find(directory, records.SHIM) or {}
     if shim.get("cgroup"):

@@ -1,8 +1,8 @@
 """The daemon's side of launcher and shims: requests as awaitables, events as calls. asyncio.
 
-Requests are sent at once and answered in order, so `create` and `start` may be on their way together: call both,
-then await both. Every future ends in the reply's result, in ShimError (the other side refused, `kind` says why) or in
-ShimGone (it is not there any more).
+Requests are sent at once and answered in order, so `create` and `start` may be on their way together: call
+both, then await both. Every future ends in the reply's result, in ShimError (the other side refused, `kind`
+says why) or in ShimGone (it is not there any more).
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from typing import Any, NamedTuple
 
 from wherry.errors import WherryError
 from wherry.shim import burial, records, sockets
-from wherry.shim.launcher import SOCKET as LAUNCHER_SOCKET
 from wherry.shim.protocol import VERSION, Channel, ProtocolError
-from wherry.shim.server import SOCKET as SHIM_SOCKET
 from wherry.shim.version import code_version
 
 Message = dict[str, Any]
@@ -169,7 +167,7 @@ class Shim:
     def connect(cls, container_id: str, directory: str, *, on_event: OnEvent, on_lost: OnLost) -> Shim:
         """Connect to the shim that lives in `directory`. Raises ShimGone if none does."""
         try:
-            sock = sockets.connect(directory, SHIM_SOCKET)
+            sock = sockets.connect(directory, sockets.SHIM)
         except OSError as exc:
             raise ShimGone(f"no shim answers in {directory}: {exc}") from exc
         return cls(sock, container_id, on_event=on_event, on_lost=on_lost)
@@ -211,8 +209,8 @@ class Shim:
         )
 
     def start(self) -> asyncio.Future[Message]:
-        """Release the container's process. Result: `pid`, once execve succeeded. ShimError kind not-found: 127;
-        permission: 126."""
+        """Release the container's process. Result: `pid`, once execve succeeded. ShimError kind not-found:
+        127; permission: 126."""
         return self._plain("start")
 
     def attach(
@@ -297,7 +295,7 @@ class Shim:
         return fds[0]
 
     async def waiters(self) -> list[tuple[str, socket.socket]]:
-        """Clients that an earlier daemon lent, with their condition. The shim keeps copies until it is released."""
+        """Clients that an earlier daemon lent, with their condition. The shim keeps copies until released."""
         message, fds = await self._connection.request("fds", names=["waiters"])
         return [(str(c), socket.socket(fileno=fd)) for c, fd in zip(message["waiters"], fds, strict=True)]
 
@@ -347,7 +345,8 @@ class Launcher:
         on_lost: OnLost = lambda: None,
         create: str | None = None,
     ) -> Launcher:
-        """The launcher that runs there if it runs this very code; else a new one, which takes the old one's sockets.
+        """The launcher that runs there if it runs this very code; else a new one, which takes the old one's
+        sockets.
 
         `log_drivers` are `module:attribute` of those beyond our own. Raises ShimGone if none can be started.
         """
@@ -358,7 +357,7 @@ class Launcher:
     @classmethod
     async def _find(cls, exec_root: str, version: str, on_lost: OnLost) -> Launcher | None:
         try:
-            launcher = cls(exec_root, sockets.connect(exec_root, LAUNCHER_SOCKET), on_lost=on_lost)
+            launcher = cls(exec_root, sockets.connect(exec_root, sockets.LAUNCHER), on_lost=on_lost)
         except OSError:
             return None
         try:
@@ -441,10 +440,11 @@ class Launcher:
     def spawn(
         self, container_id: str, directory: str, *, on_event: OnEvent, on_lost: OnLost
     ) -> tuple[Shim, asyncio.Future[tuple[Message, list[int]]]]:
-        """A new shim in `directory` (EXEC/containers/ID, which exists). Requests to it may be sent right away.
+        """A new shim in `directory` (EXEC/containers/ID, which exists). Requests to it may be sent right
+        away.
 
-        The future ends when the launcher has forked it; it need not be awaited before anything else: a shim that could
-        not be forked is lost (`on_lost`).
+        The future ends when the launcher has forked it; it need not be awaited before anything else: a shim
+        that could not be forked is lost (`on_lost`).
         """
         ours, theirs = socket.socketpair()
         try:

@@ -1,11 +1,12 @@
 """The launcher: everything loaded, one thread; forks a shim for each container in about a millisecond.
 
-Outlives daemons. Keeps their listening sockets for the next one. Reaps shims, and buries the container of one that
-died without writing how it ended. Ends when told to (`stop`), as soon as its last shim has gone; a launcher that
-takes this one's place does the telling, and takes the sockets over, before it answers its first daemon.
+Outlives daemons. Keeps their listening sockets for the next one. Reaps shims, and buries the container of one
+that died without writing how it ended. Ends when told to (`stop`), as soon as its last shim has gone; a
+launcher that takes this one's place does the telling, and takes the sockets over, before it answers its first
+daemon.
 
-What runs here and in every shim stays as it was at the start: nothing is imported after `preload`, since package
-files may be replaced under a live process; the interpreter is a sealed copy in memory (__main__.py).
+What runs here and in every shim stays as it was at the start: nothing is imported after `preload`, since
+package files may be replaced under a live process; the interpreter is a sealed copy in memory (__main__.py).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import socket
 import sys
 
 from wherry.linux import process
-from wherry.shim import burial, protocol, records, server, sockets
-from wherry.shim.loop import HANGUP, READ, WRITE, Loop
+from wherry.shim import burial, server, sockets
+from wherry.shim.loop import HANGUP, READ, WRITE, Loop, ignore
 from wherry.shim.protocol import CONFLICT, INTERNAL, INVALID, Channel, ProtocolError, Refused, close_all
 from wherry.shim.runtimes import Runtimes, load
 from wherry.shim.version import code_version
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
     Reply = tuple[Message, list[int]]
 
-SOCKET = "launcher.sock"
 MAX_CONNECTIONS = 64
 MAX_HELD = 64
 _TAKEOVER_S = 5.0
@@ -92,7 +92,7 @@ class Launcher:
         """Directory of each shim by pid; "" for a child that buries one."""
         self._stopping = False
         self._take_over()
-        self._listener = sockets.listen(exec_root, SOCKET)
+        self._listener = sockets.listen(exec_root, sockets.LAUNCHER, backlog=MAX_CONNECTIONS)
         self._loop.watch(self._listener.fileno(), READ, self._on_connection)
         self._loop.watch_children(self._reap)
         if control is not None:
@@ -100,12 +100,13 @@ class Launcher:
 
     def run(self) -> None:
         self._loop.run()
-        # The name may be a successor's by now: it is left alone, a stale socket refuses connections by itself.
+        # The name may be a successor's by now: it is left alone, a stale socket refuses connections by
+        # itself.
 
     def _take_over(self) -> None:
         """If another launcher is at our place, get the sockets it holds and let it end with its last shim."""
         try:
-            sock = sockets.connect(self._exec_root, SOCKET)
+            sock = sockets.connect(self._exec_root, sockets.LAUNCHER)
         except OSError:
             return
         channel = Channel(sock)
@@ -309,8 +310,9 @@ def main(exec_root: str, *, create: str, log_drivers: list[str], control: int) -
     runtimes = preload(create, log_drivers)
     process.prctl(process.PR_SET_DUMPABLE, 0)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # By a handler, which an execve takes away again: an ignored signal would stay ignored in containers.
+        signal.signal(number, ignore)
     launcher = Launcher(
         exec_root,
         runtimes,
@@ -320,6 +322,3 @@ def main(exec_root: str, *, create: str, log_drivers: list[str], control: int) -
     gc.collect()
     gc.freeze()
     launcher.run()
-
-
-__all__ = ["SOCKET", "Launcher", "main", "preload", "protocol", "records"]

@@ -1,7 +1,7 @@
 """A very small event loop on epoll: descriptors, timers, and word of children that ended.
 
-The launcher and the shim are each one thread on one of these. A handler gets the epoll bits that fired. Handlers may
-watch and forget descriptors freely, also ones that have an event waiting in the same round.
+The launcher and the shim are each one thread on one of these. A handler gets the epoll bits that fired.
+Handlers may watch and forget descriptors freely, also ones that have an event waiting in the same round.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ class Timer:
 
     def cancel(self) -> None:
         self.call = None
+
+
+def ignore(number: int, frame: object) -> None:
+    """A handler that does nothing. Unlike SIG_IGN it does not outlive an execve, and wakes the loop."""
 
 
 class Loop:
@@ -71,7 +75,7 @@ class Loop:
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wake = (read, write)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, ignore)
 
         def woken(_: int) -> None:
             try:
@@ -93,7 +97,8 @@ class Loop:
             self._timers = [timer for timer in self._timers if timer.call is not None]
             if self._timers:
                 timeout = max(0.0, min(timer.at for timer in self._timers) - time.monotonic())
-        # A number may be closed and taken again within the round: only the handler that was meant gets the event.
+        # A number may be closed and taken again within the round: only the handler that was meant gets the
+        # event.
         ready = [(fd, bits, self._handlers.get(fd)) for fd, bits in self._epoll.poll(timeout)]
         for fd, bits, handler in ready:
             if handler is not None and self._handlers.get(fd) is handler:

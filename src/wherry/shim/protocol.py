@@ -5,16 +5,16 @@
     reply   = {"seq": number, …} or {"seq": number, "error": {"kind": …, "message": …}}
     event   = {"event": name, …}                    no seq, never answered
 
-A frame with descriptors says how many in `fds`; they ride by SCM_RIGHTS on its first byte and are taken in the order
-of the frames, so that nothing depends on how the kernel cuts the stream. Whoever receives a descriptor owns it.
-Requests may be sent without waiting for earlier replies and are carried out in order. The first request on a
-connection is `hello` with the sender's `version` (the protocol's, a number, towards a shim; the code's, a text,
-towards a launcher) and its reply says the other side's. A shim speaks its own version for as long as it lives: a
-newer daemon adapts.
+A frame with descriptors says how many in `fds`; they ride by SCM_RIGHTS on its first byte and are taken in
+the order of the frames, so that nothing depends on how the kernel cuts the stream. Whoever receives a
+descriptor owns it. Requests may be sent without waiting for earlier replies and are carried out in order. The
+first request on a connection is `hello` with the sender's `version` (the protocol's, a number, towards a
+shim; the code's, a text, towards a launcher) and its reply says the other side's. A shim speaks its own
+version for as long as it lives: a newer daemon adapts.
 
-The operations and events are listed in ARCHITECTURE.md, "Shim protocol". Both sides use this module, so it imports
-next to nothing. Limits: a frame holds at most MAX_FRAME bytes and MAX_FDS descriptors; what breaks a limit or the
-framing ends the connection (ProtocolError).
+The operations and events are listed in ARCHITECTURE.md, "Shim protocol". Both sides use this module, so it
+imports next to nothing. Limits: a frame holds at most MAX_FRAME bytes and MAX_FDS descriptors; what breaks a
+limit or the framing ends the connection (ProtocolError).
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def close_all(fds: Sequence[int]) -> None:
 
 
 class Channel:
-    """One end of a connection. Never blocks; the owner's loop calls `receive` when readable, `flush` when writable.
+    """One end of a connection. Never blocks; the owner's loop calls `receive` when readable, `flush` when
+    writable.
 
     `send` borrows descriptors: the caller may close its own as soon as it returns.
     """
@@ -109,7 +110,7 @@ class Channel:
         return bool(self._out)
 
     def send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        """Send now what the socket takes and queue the rest. Raises OSError or ProtocolError if the peer is lost."""
+        """Send what the socket takes, queue the rest. Raises OSError or ProtocolError if the peer is lost."""
         frame = encode(message, len(fds))
         sent = 0 if self._out else self._send(memoryview(frame), fds)
         if sent < len(frame):
@@ -187,9 +188,11 @@ class Channel:
                 message: Any = json.loads(bytes(buffer[start + _LENGTH.size : end]))
             except (ValueError, RecursionError) as exc:
                 raise ProtocolError(f"frame is not JSON: {exc}") from exc
-            count: Any = message.pop("fds", 0) if isinstance(message, dict) else None
-            if not isinstance(count, int) or not 0 <= count <= len(self._fds):
-                raise ProtocolError("frame is not an object, or its descriptors are missing")
+            if type(message) is not dict:
+                raise ProtocolError("frame is not an object")
+            count: Any = message.pop("fds", 0)
+            if type(count) is not int or not 0 <= count <= len(self._fds):
+                raise ProtocolError("descriptors of a frame are missing")
             found.append((message, self._fds[:count]))
             del self._fds[:count]
             start = end

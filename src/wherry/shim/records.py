@@ -1,7 +1,7 @@
 """What a shim leaves on disk for daemons to come: `shim.json` (who it is) and `exit.json` (how it ended).
 
-Both are small JSON objects in EXEC/containers/ID, written to a temporary name and renamed, so that a reader sees a
-whole one or none. EXEC is on a tmpfs, and a boot makes every record void, so nothing is synced.
+Both are small JSON objects in EXEC/containers/ID, written to a temporary name and renamed, so that a reader
+sees a whole one or none. EXEC is on a tmpfs, and a boot makes every record void, so nothing is synced.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def find(directory: str, name: str) -> dict[str, Any] | None:
         return None
     finally:
         os.close(fd)
-    return value if isinstance(value, dict) else None
+    return value if type(value) is dict else None
 
 
 def start_time(pid: int) -> int:
-    """When process `pid` began, in clock ticks since boot; 0 if there is none. With the pid it names one process."""
+    """When process `pid` began, in ticks since boot; 0 if there is none. With the pid it names one process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()

@@ -75,7 +75,7 @@ class Runtimes:
         seccomp: bytes | None,
         cgroup: str,
     ) -> Container:
-        """Make the container up to OCI's "created", by `runtime` (an argv), or by our own where that is None."""
+        """Make the container up to OCI's "created", by `runtime` (an argv) or, where that is None, by ours."""
         if runtime:
             return ExternalContainer(
                 runtime,

@@ -1,4 +1,5 @@
-"""One container's shim: keeps it, serves its streams, records how it ends. A state machine on a control socket.
+"""One container's shim: keeps it, serves its streams, records how it ends. A state machine on a control
+socket.
 
             create            start            pause
     new ──────────► created ────────► running ◄──────► paused
@@ -9,12 +10,14 @@
     gone ◄─────────────┴────────── stopped ◄─────────────┘
                        release, or no daemon and nobody waits for the removal
 
-* `start` replies only after execve. A start that failed is an exit as well (127, 126 or 128), told by the reply.
-* An exit is told in this order: output read to its end, into the log and to clients; exit.json; the `exit` event;
-  then the container's cgroup and mounts go. Whoever has seen `release` answered may use the container's name,
-  cgroup and layers again.
-* Daemons come and go. Each connection may send every request; events go to all. While there is none, a shim goes
-  on; it ends by itself once the exit is on disk, unless a client waits for `removed`, which only a daemon can tell.
+* `start` replies only after execve. A start that failed is an exit as well (127, 126 or 128), told by the
+  reply.
+* An exit is told in this order: output read to its end, into the log and to clients; exit.json; the `exit`
+  event; then the container's cgroup and mounts go. Whoever has seen `release` answered may use the
+  container's name, cgroup and layers again.
+* Daemons come and go. Each connection may send every request; events go to all. While there is none, a shim
+  goes on; it ends by itself once the exit is on disk, unless a client waits for `removed`, which only a
+  daemon can tell.
 
 ARCHITECTURE.md, "Shim protocol", lists requests and events. One thread, one epoll, no import after the fork.
 """
@@ -65,7 +68,6 @@ NEW, CREATED, RUNNING, PAUSED, STOPPED = "new", "created", "running", "paused", 
 MAX_CONFIG = 8 << 20
 MAX_ENDED_EXECS = 1000
 MAX_CONNECTIONS = 16
-SOCKET = "shim.sock"
 OOM_RECOUNT_S = 0.05
 
 _START_CODES = {"not-found": 127, "permission": 126}
@@ -114,7 +116,7 @@ class Shim:
             "version": VERSION,
         }
         records.write(directory, records.SHIM, self._record)
-        self._listener = sockets.listen(directory, SOCKET)
+        self._listener = sockets.listen(directory, sockets.SHIM, backlog=MAX_CONNECTIONS)
         self._loop.watch(self._listener.fileno(), READ, self._on_connection)
         self._loop.watch_children(self._reap)
         self._add_channel(control)
@@ -508,20 +510,18 @@ class Shim:
             os.read(self._oom_fd, 4096)
         except BlockingIOError:
             return
-        if not self._count_oom_kills():
-            self._loop.later(OOM_RECOUNT_S, self._count_oom_kills)
+        self._count_oom_kills()
+        self._loop.later(OOM_RECOUNT_S, self._count_oom_kills)
 
-    def _count_oom_kills(self) -> bool:
-        """Tell of new kills for want of memory. True if there were any."""
+    def _count_oom_kills(self) -> None:
+        """Tell of kills for want of memory that were not told of yet."""
         try:
             count = self._container.cgroup.oom_kill_count() if self._container else 0
         except OSError:
-            return False  # the cgroup is gone
-        if count <= self._oom_kills:
-            return False
-        self._oom_kills = count
-        self._tell("oom")
-        return True
+            return  # the cgroup is gone
+        if count > self._oom_kills:
+            self._oom_kills = count
+            self._tell("oom")
 
     def _destroy(self) -> None:
         """Give back the container's cgroup, mounts and namespaces."""
@@ -595,22 +595,7 @@ class Shim:
 
 _OPERATIONS: dict[str, Callable[[Shim, Message, list[int]], Reply]] = {
     name: getattr(Shim, f"_{name}")
-    for name in (
-        "hello",
-        "create",
-        "start",
-        "attach",
-        "wait",
-        "exec",
-        "resize",
-        "kill",
-        "pause",
-        "resume",
-        "pids",
-        "state",
-        "fds",
-        "release",
-    )  # fmt: skip
+    for name in ["hello", "create", "start", "attach", "wait", "exec", "resize", "kill", "pause", "resume", "pids", "state", "fds", "release"]
 }
 
 
@@ -671,7 +656,7 @@ def _read_json(path: str) -> Message:
         value: Any = json.loads(_read(path))
     except RecursionError as exc:
         raise Refused(INVALID, f"{path} is nested too deeply") from exc
-    if not isinstance(value, dict):
+    if type(value) is not dict:
         raise Refused(INVALID, f"{path} is not a JSON object")
     return value
 
@@ -685,7 +670,7 @@ def report(message: str) -> None:
 
 
 def serve(container_id: str, directory: str, control: socket.socket, runtimes: Runtimes) -> int:
-    """Be the shim of one container. Returns the process's exit status: 0 if the exit is on record or none is due."""
+    """Be the shim of one container. Returns the exit status: 0 if the end is on record or none is due."""
     try:
         Shim(container_id, directory, control, runtimes).run()
     except Exception:

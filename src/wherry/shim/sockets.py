@@ -1,9 +1,11 @@
-"""Unix sockets by directory and name, however long the path is: an address holds 107 bytes, so it goes by descriptor."""
+"""Unix sockets by directory and name, however long the path: an address holds 107 bytes, a descriptor's fits."""
 
 from __future__ import annotations
 
 import os
 import socket
+
+LAUNCHER, SHIM = "launcher.sock", "shim.sock"
 
 _FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 
@@ -29,7 +31,7 @@ def listen(directory: str, name: str, *, backlog: int = 16) -> socket.socket:
 
 
 def connect(directory: str, name: str) -> socket.socket:
-    """Connect to DIRECTORY/NAME. Raises OSError if nobody is there: FileNotFoundError, ConnectionRefusedError."""
+    """Connect to DIRECTORY/NAME. Raises OSError if nobody is there."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:

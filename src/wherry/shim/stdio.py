@@ -7,19 +7,19 @@
 
 Rules:
 
-* Nothing blocks and nothing is lost. A client that does not read fast enough has at most BACKLOG bytes queued; then
-  reading from the process pauses, and with it the process. One client alone may pause it for as long as it likes.
-  With company, one that takes nothing for LAGGARD_S seconds is disconnected.
+* Nothing blocks and nothing is lost. A client that does not read fast enough has at most BACKLOG bytes
+  queued; then reading from the process pauses, and with it the process. One client alone may pause it for as
+  long as it likes. With company, one that takes nothing for LAGGARD_S seconds is disconnected.
 * Without log and client, output is read and dropped.
-* A client's half-close is the end of the process's stdin if `close_stdin` says so and there is no terminal; the
-  output goes on. Otherwise it is the client's farewell, as in Docker (tried with 20.10): it is sent what is queued
-  and let go.
-* When the process has ended (`finish`), output is read until its end; if somebody else still holds the pipe, until
-  nothing came for QUIET_S, DRAIN_S at most. Then the log is flushed, clients are sent the rest, and `on_drained` is
-  called: after FLUSH_S at the latest, since one stuck client must not keep an exit secret. The stuck client keeps
-  its place for LAGGARD_S.
-* A client's socket is shut for writing, then read until the client hangs up (LINGER_S at most), then closed: closing
-  with unread input would reset the connection and take the last output with it.
+* A client's half-close is the end of the process's stdin if `close_stdin` says so and there is no terminal;
+  the output goes on. Otherwise it is the client's farewell, as in Docker (tried with 20.10): it is sent what
+  is queued and let go.
+* When the process has ended (`finish`), output is read until its end; if somebody else still holds the pipe,
+  until nothing came for QUIET_S, DRAIN_S at most. Then the log is flushed, clients are sent the rest, and
+  `on_drained` is called: after FLUSH_S at the latest, since one stuck client must not keep an exit secret.
+  The stuck client keeps its place for LAGGARD_S.
+* A client's socket is shut for writing, then read until the client hangs up (LINGER_S at most), then closed:
+  closing with unread input would reset the connection and take the last output with it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _FRAME = struct.Struct(">BxxxI")
 _STREAM_NUMBER = {STDOUT: 1, STDERR: 2}
 
 _buffer = bytearray(CHUNK)
-"""What is being read just now. One for the whole process: a loop round fills it and hands it out before the next."""
+"""What is being read just now. One for the process: it is handed out before anything else is read."""
 _view = memoryview(_buffer)
 
 
@@ -61,8 +61,18 @@ class Client:
     """An attached client's socket and what it is owed."""
 
     __slots__ = (
-        "backlog", "closing", "detacher", "gone", "handler", "linger", "mux", "progress_at", "reading", "sock", "wants",
-    )  # fmt: skip
+        "backlog",
+        "closing",
+        "detacher",
+        "gone",
+        "handler",
+        "linger",
+        "mux",
+        "progress_at",
+        "reading",
+        "sock",
+        "wants",
+    )
 
     def __init__(
         self, sock: socket.socket, *, stdin: bool, wants: frozenset[str], mux: bool, detacher: Detacher | None
@@ -128,8 +138,8 @@ class Client:
 class Stdio:
     """Pumps one process's streams. Owns every descriptor it is given.
 
-    `sources` are the non-blocking read ends by stream name; `console` is the terminal's master, which is source and
-    sink in one. `on_detach` tells that a client typed the detach keys.
+    `sources` are the non-blocking read ends by stream name; `console` is the terminal's master, which is
+    source and sink in one. `on_detach` tells that a client typed the detach keys.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from wherry.errors import InvalidParameter, NotFound
+from wherry.errors import Internal, InvalidParameter, NotFound
 from wherry.linux.killpoint import killpoint
 from wherry.oci.digest import Digest, digest_of, parse_digest
 from wherry.oci.image import MAX_BLOB_BYTES, OCI_INDEX, Descriptor, Index
@@ -104,10 +104,7 @@ class Blobs:
 
     def remove(self, digest: Digest) -> None:
         """Nothing happens when it is not there."""
-        try:
-            os.unlink(self.path(digest))
-        except FileNotFoundError:
-            pass
+        _unlink(self.path(digest))
 
     def list(self) -> Iterator[tuple[Digest, int]]:
         """Every blob and its size."""
@@ -142,14 +139,18 @@ class Blobs:
     def _replace(self, path: str, data: bytes, *, is_durable: bool = True) -> None:
         """Write a whole file: synced under a temporary name, then renamed, the directory synced."""
         temporary = os.path.join(self._ingest, f"tmp-{os.urandom(8).hex()}")
-        with open(temporary, "xb", buffering=0) as file:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-            if is_durable:
-                os.fsync(file.fileno())
-        killpoint("blob:synced")
-        os.rename(temporary, path)
+        try:
+            with open(temporary, "xb", buffering=0) as file:
+                view = memoryview(data)
+                while view:
+                    view = view[file.write(view) :]
+                if is_durable:
+                    os.fsync(file.fileno())
+            killpoint("blob:synced")
+            os.rename(temporary, path)
+        except OSError as exc:
+            _unlink(temporary)
+            raise Internal(f"cannot write {path}: {_reason(exc)}") from exc
         killpoint("blob:renamed")
         if is_durable:
             sync_directory(os.path.dirname(path))
@@ -213,8 +214,13 @@ class Ingest:
         view = memoryview(chunk)
         self._hash.update(view)
         self.offset += len(view)
-        while view:
-            view = view[os.write(self._file, view) :]
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError as exc:
+            # What is there no longer fits the hash; and a full disk is not helped by keeping it.
+            self.abort(keep=False)
+            raise Internal(f"cannot write blob {self.digest}: {_reason(exc)}") from exc
 
     def restart(self) -> None:
         """Throw away what is there (the peer cannot resume): offset becomes 0."""
@@ -286,6 +292,18 @@ def sync_directory(path: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _reason(exc: OSError) -> str:
+    """`no space left on device`, as Docker says it."""
+    return (exc.strerror or str(exc)).lower()
 
 
 def _hex(digest: Digest) -> str:

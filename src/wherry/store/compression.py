@@ -62,7 +62,7 @@ def compression_of(head: bytes) -> str:
 def decompressed(source: BinaryIO) -> BinaryIO:
     """`source`'s bytes, unpacked if its first bytes say it is compressed. Closing it closes `source`.
 
-    Reads raise InvalidParameter for a broken or truncated stream.
+    Reads may be short, as any raw stream's, and raise InvalidParameter for a broken or truncated one.
     """
     head = b""
     while len(head) < 6 and (more := source.read(6 - len(head))):

@@ -49,8 +49,13 @@ class Database:
         if durable != self._is_durable:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._is_durable = durable
-        with self._connection:
-            return step(self._connection)
+        try:
+            with self._connection:
+                return step(self._connection)
+        except (
+            sqlite3.OperationalError
+        ) as exc:  # a full or broken disk; constraints are the steps' own business
+            raise Internal(f"database: {exc}") from exc
 
 
 def _connect(path: str) -> sqlite3.Connection:

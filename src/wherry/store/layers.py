@@ -2,11 +2,10 @@
 
 Nothing a tar holds can write outside: names are cleaned lexically, then every directory is opened below the layer's
 root by descriptor (openat2; a symlink in the archive leads where it would lead inside), and the last component is
-made with O_EXCL and never followed. AUFS whiteouts `.wh.x` become character devices 0:0, `.wh..wh..opq` the xattr
-`trusted.overlay.opaque`; the vfs driver applies those to a copy. As the specification wants, a whiteout speaks of
-lower layers only, wherever it stands in the archive. Of entries with one name the last wins.
+made with O_EXCL and never followed. Of entries with one name the last wins.
 
-Left to others: decompression (`compression.py`), reading headers (`tar.py`), giving the bytes back (`record.py`).
+Left to others: decompression (`compression.py`), reading headers (`tar.py`), whiteouts (`whiteouts.py`), giving the
+bytes back (`record.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import stat
 from collections.abc import Sequence
 from typing import BinaryIO, Final
 
-from wherry.errors import InvalidParameter, Unavailable
+from wherry.errors import Internal, InvalidParameter, Unavailable
 from wherry.linux.files import (
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
@@ -40,21 +39,23 @@ from wherry.store.tar import (
     Feed,
     TarReader,
 )
-from wherry.store.trees import OPAQUE, LayerStack, is_whiteout, tree_size
+from wherry.store.trees import LayerStack, tree_size
+from wherry.store.whiteouts import PREFIX, Whiteouts, is_aufs_own
 
 MAX_ENTRIES: Final = 4_000_000
 MAX_DEPTH: Final = 256
-MAX_DIRECTORY_NAMES: Final = 256 << 20
-"""Bytes of all directory names together: they are kept until their times can be set."""
+MAX_NAMES_BYTES: Final = 256 << 20
+"""Of the names of all directories and whiteouts together: they are kept until the end."""
 _OPEN_DIRECTORIES: Final = 128
-_WHITEOUT: Final = b".wh."
-_OPAQUE_MARK: Final = b".wh..wh..opq"
-_AUFS_OWN: Final = b".wh..wh."
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _STRICT: Final = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _INSIDE: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 _NODES: Final = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
+_OUR_FAULT: Final = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
+"""The machine's, not the archive's."""
 _IGNORED_XATTR_ERRORS: Final = (errno.EOPNOTSUPP, errno.EPERM)
 
 
@@ -102,11 +103,11 @@ class _Unpacker:
         self._open: dict[bytes, tuple[int, bytes]] = {}  # name as spelled → descriptor, true path
         self._retired: list[int] = []
         self._times: dict[bytes, int] = {}  # directories' mtimes, by true path, set last
-        self._times_bytes = 0
+        self._name_bytes = 0
         self._displaced = 0
         self._displaced_root = -1
         self._was_displaced = False
-        self._hides_root = False
+        self._whiteouts = Whiteouts()
         self.size = 0
 
     def run(self) -> None:
@@ -121,18 +122,9 @@ class _Unpacker:
             try:
                 self._unpack(entry)
             except OSError as exc:
-                if exc.errno in (
-                    errno.ENOSPC,
-                    errno.EDQUOT,
-                    errno.EIO,
-                    errno.EROFS,
-                    errno.EMFILE,
-                    errno.ENFILE,
-                ):
-                    raise
-                raise InvalidParameter(f"cannot unpack {_show(entry.name)}: {exc.strerror}") from exc
-        if self._hides_root:
-            self._hide_root()
+                text = f"cannot unpack {_show(entry.name)}: {(exc.strerror or str(exc)).lower()}"
+                raise (Internal if exc.errno in _OUR_FAULT else InvalidParameter)(text) from exc
+        self._whiteouts.make(self._root, self._lower)
         self._set_times()
         if self._was_displaced:
             self.size = tree_size(self._tree)
@@ -151,11 +143,12 @@ class _Unpacker:
         if not name:
             self._unpack_root(entry)
             return
-        if _WHITEOUT in parent_name and _in_whiteout(parent_name):
+        if PREFIX in parent_name and is_aufs_own(parent_name):
             return
         parent, parent_path = self._open.get(parent_name) or self._open_parent(parent_name)
-        if name.startswith(_WHITEOUT):
-            self._white_out(parent, parent_path, name)
+        if name.startswith(PREFIX):
+            self._count_name(parent_path + name)
+            self._whiteouts.note(parent_path, name)
             return
         path = parent_path + b"/" + name if parent_path else name
         kind = entry.type
@@ -233,19 +226,15 @@ class _Unpacker:
         self._remember_time(path, entry.mtime_ns)
 
     def _make_plain_directory(self, parent: int, name: bytes, path: bytes) -> None:
-        """A directory at `path`, made anew unless there is one. In place of a whiteout it hides what is below."""
+        """A directory at `path`, made anew unless there is one."""
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
             return
         except FileExistsError:
             pass
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if stat.S_ISDIR(found.st_mode):
-            return
-        self._displace(parent, name, path)
-        os.mkdir(name, 0o700, dir_fd=parent)
-        if is_whiteout(found):
-            self._set_opaque(parent, name)
+        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            self._displace(parent, name, path)
+            os.mkdir(name, 0o700, dir_fd=parent)
 
     def _make_symlink(self, entry: Entry, parent: int, name: bytes, path: bytes) -> None:
         if not entry.link:
@@ -301,6 +290,9 @@ class _Unpacker:
                 f"device {entry.major}:{entry.minor} of {_show(entry.name)} is out of range"
             )
         mode, device = _NODES[entry.type] | 0o600, os.makedev(entry.major, entry.minor)
+        if entry.type == CHARACTER and device == 0:
+            self._hide(parent, name, path)
+            return
         try:
             os.mknod(name, mode, device, dir_fd=parent)
         except FileExistsError:
@@ -315,46 +307,14 @@ class _Unpacker:
         )  # not a symlink: we have just made it, and nobody else is here
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
-    def _white_out(self, parent: int, parent_path: bytes, name: bytes) -> None:
-        if name == _OPAQUE_MARK:
-            if parent_path:
-                self._set_opaque(parent, b".")
-            else:
-                self._hides_root = True
-            return
-        if name.startswith(_AUFS_OWN):
-            return  # what AUFS kept for itself, hard-linked files and orphans
-        hidden = name[len(_WHITEOUT) :]
-        if hidden in (b"", b".", b".."):
-            raise InvalidParameter(f"invalid whiteout {_show(name)}")
+    def _hide(self, parent: int, name: bytes, path: bytes) -> None:
+        """The device 0:0 is overlayfs's own whiteout, and means here what it would mean there."""
         try:
-            found = os.stat(hidden, dir_fd=parent, follow_symlinks=False)
+            self._displace(parent, name, path)
         except FileNotFoundError:
-            # overlayfs shows a whiteout in a directory that exists in one layer only (it does not filter those), so
-            # one that hides nothing must not be made.
-            if self._lower.find(parent_path + b"/" + hidden if parent_path else hidden) is not None:
-                os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
-            return
-        if stat.S_ISDIR(found.st_mode):
-            self._set_opaque(parent, hidden)
-
-    def _hide_root(self) -> None:
-        """An opaque root: overlayfs does not look at the mark there, so hide each thing by itself."""
-        for name in self._lower.names():
-            try:
-                found = os.stat(name, dir_fd=self._root, follow_symlinks=False)
-            except FileNotFoundError:
-                os.mknod(name, stat.S_IFCHR, 0, dir_fd=self._root)
-                continue
-            if stat.S_ISDIR(found.st_mode):
-                self._set_opaque(self._root, name)
-
-    def _set_opaque(self, parent: int, name: bytes) -> None:
-        directory = os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            os.setxattr(directory, OPAQUE, b"y")
-        finally:
-            os.close(directory)
+            pass
+        self._count_name(path)
+        self._whiteouts.hide(path)
 
     def _displace(self, parent: int, name: bytes, path: bytes) -> None:
         """Take away what an earlier entry made at `path`. What has content is kept aside: the record needs it."""
@@ -410,9 +370,6 @@ class _Unpacker:
         else:
             if stat.S_ISLNK(found.st_mode):
                 return self._open_through(name)
-            if is_whiteout(found):
-                self._make_plain_directory(parent, last, path)
-                self._imply_status(parent, last, path)
         directory = os.open(last, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         return self._remember_open(name, directory, path)
 
@@ -464,10 +421,13 @@ class _Unpacker:
             os.close(self._retired.pop())
 
     def _remember_time(self, path: bytes, mtime_ns: int) -> None:
-        self._times_bytes += len(path)
-        if self._times_bytes > MAX_DIRECTORY_NAMES:
-            raise InvalidParameter("layer has too many directories")
+        self._count_name(path)
         self._times[path] = mtime_ns
+
+    def _count_name(self, name: bytes) -> None:
+        self._name_bytes += len(name)
+        if self._name_bytes > MAX_NAMES_BYTES:
+            raise InvalidParameter("layer has too many directories and whiteouts")
 
     def _set_times(self) -> None:
         """Directories' times, after everything was put into them."""
@@ -510,16 +470,6 @@ def _split(name: bytes) -> tuple[bytes, bytes]:
     if len(parts[-1]) > 255:
         raise InvalidParameter(f"file name {_show(parts[-1])} is longer than 255 bytes")
     return b"/".join(parts[:-1]), parts[-1]
-
-
-def _in_whiteout(parent: bytes) -> bool:
-    """Whether a directory is AUFS's own (its members are passed over). One that is a whiteout has no members."""
-    for part in parent.split(b"/"):
-        if part.startswith(_AUFS_OWN):
-            return True
-        if part.startswith(_WHITEOUT):
-            raise InvalidParameter(f"invalid whiteout {_show(part)}: it is a directory with something in it")
-    return False
 
 
 def _set_status(descriptor: int, entry: Entry) -> None:

@@ -49,7 +49,8 @@ class LayerSource(msgspec.Struct, frozen=True):
 
     open: Callable[[], BinaryIO]
     """Called in a thread, at most once. Compressed or not: gzip, zstd, bzip2 and xz are recognised by their magic.
-    Wrap the stream to count progress; it is closed afterwards."""
+    Wrap the stream to count progress; it is closed afterwards. Its reads must not wait for a peer: one that stalls
+    would hold the thread."""
     blob: Descriptor | None = None
     """What it was pulled as (recorded; for push and for other tools)."""
 

@@ -174,6 +174,8 @@ class TarReader:
         while True:
             header = self._header()
             if header is None:
+                if extended or long_name is not None or long_link is not None:
+                    raise InvalidParameter("tar: unexpected end of the archive after an extended header")
                 return None
             fields = _HEADER.unpack(header)
             kind = fields[7]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from wherry.linux.disk import copy_contents
+from wherry.linux.disk import copy_contents, unlock
 
 OPAQUE: Final = "trusted.overlay.opaque"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -185,15 +185,16 @@ def _empty(directory: int, top: int, depth: int) -> None:
         names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in names:
         if not is_directory:
-            os.unlink(name, dir_fd=directory)
+            _unlocked(os.unlink, name, directory)
             continue
         try:
-            os.rmdir(name, dir_fd=directory)
+            _unlocked(os.rmdir, name, directory)
             continue
         except OSError as exc:
             if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         if depth >= _DEEP:
+            unlock(name, directory)
             os.rename(name, f"deep-{os.urandom(8).hex()}", src_dir_fd=directory, dst_dir_fd=top)
             continue
         inner = os.open(name, _DIRECTORY, dir_fd=directory)
@@ -202,6 +203,17 @@ def _empty(directory: int, top: int, depth: int) -> None:
         finally:
             os.close(inner)
         os.rmdir(name, dir_fd=directory)
+
+
+def _unlocked(remove: Callable[..., None], name: str, directory: int) -> None:
+    """`remove` the name, also where a privileged container has made it or its directory immutable."""
+    try:
+        remove(name, dir_fd=directory)
+    except PermissionError:
+        unlocked = unlock(name, directory)
+        if not unlock(".", directory) and not unlocked:
+            raise
+        remove(name, dir_fd=directory)
 
 
 def copy_tree(source: str, target: str) -> None:
@@ -300,6 +312,7 @@ def apply_changes(changes: str, target: str) -> None:
 
 
 def _apply_directory(changes: int, target: int) -> None:
+    own = os.fstat(changes)  # before moving things out of it changes its times
     if is_opaque(changes):
         for name in os.listdir(target):
             _remove_at(target, name)
@@ -312,7 +325,7 @@ def _apply_directory(changes: int, target: int) -> None:
         _remove_at(target, name)
         if not is_whiteout(status):
             os.rename(name, name, src_dir_fd=changes, dst_dir_fd=target)
-    _replace_status(changes, target)
+    _replace_status(changes, target, own)
 
 
 def _apply_inner(changes: int, target: int, name: str) -> None:
@@ -336,10 +349,10 @@ def _apply_inner(changes: int, target: int, name: str) -> None:
         os.close(from_inner)
 
 
-def _replace_status(source: int, target: int) -> None:
+def _replace_status(source: int, target: int, status: os.stat_result) -> None:
     for name in os.listxattr(target):
         os.removexattr(target, name)
-    _copy_status(source, target, os.fstat(source))
+    _copy_status(source, target, status)
 
 
 def _remove_at(directory: int, name: str) -> None:

@@ -345,3 +345,13 @@ async def test_http_10_works(server: Server) -> None:
 
 async def test_absolute_targets_work(server: Server) -> None:
     assert (await server.ask("GET", "http://docker/_ping")).body == b"OK"
+
+
+async def test_import_takes_a_stream_or_a_url(server: Server) -> None:
+    await server.ask("POST", "/images/create?fromSrc=-&repo=a&tag=b&message=m&changes=C1&changes=C2", b"tar")
+    await server.ask("POST", "/images/create?fromSrc=http://x/y.tar")
+    assert server.engine.noted("import") == [
+        ("import", b"tar", "a", "b", "m", ["C1", "C2"]),
+        ("import", "http://x/y.tar", "", "", "", []),
+    ]
+    assert (await server.ask("POST", "/images/create")).status == 400

@@ -63,7 +63,7 @@ def test_numbers_are_gos() -> None:
     assert filters.number("-1") == -1
     assert filters.number("+3") == 3
     for text in ("", "abc", "1.5", "1_000", " 1", "0x1", "٣", "9" * 19, "9" * 30):
-        with pytest.raises(InvalidParameter, match="strconv.Atoi"):
+        with pytest.raises(InvalidParameter, match=r"strconv\.Atoi"):
             filters.number(text)
 
 

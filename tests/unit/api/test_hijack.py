@@ -355,12 +355,20 @@ async def test_a_body_cut_short_is_an_error_not_a_request(server: Server) -> Non
     assert not server.engine.noted("create")
 
 
-async def test_a_body_of_an_upload_cut_short_is_told_in_the_stream(server: Server) -> None:
+async def test_an_upload_cut_short_is_an_error(server: Server) -> None:
     client = await server.connect()
     client.send(b"POST /images/load HTTP/1.1\r\nHost: d\r\nContent-Length: 100\r\n\r\nabc")
     client.end()
     answer = await client.rest()
-    assert b"200 OK" not in answer
+    assert answer.split()[1] == b"400"
+
+
+async def test_half_close_behind_an_upload_is_no_disconnect(server: Server) -> None:
+    client = await server.connect()
+    client.send(b"POST /images/load HTTP/1.1\r\nHost: d\r\nContent-Length: 3\r\n\r\nabc")
+    client.end()
+    assert (await client.answer()).json()["stream"].startswith("3 ")
+    assert await client.rest() == b""
 
 
 async def test_hundreds_of_half_open_connections_cost_nobody_anything(server: Server) -> None:

@@ -60,6 +60,18 @@ async def test_what_is_no_handshake_is_refused(server: Server) -> None:
     assert (await server.ask("GET", "/containers/none/attach/ws")).status == 404
 
 
+async def test_a_handshake_with_a_half_close_ends(server: Server) -> None:
+    server.engine.containers.add("run-cat")
+    client = await server.connect()
+    client.send(
+        b"GET /containers/run-cat/attach/ws HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    client.end()
+    await client.rest()
+    await eventually(lambda: not server.app.connections)
+
+
 async def test_frames_in_the_handshakes_own_segment_arrive(server: Server) -> None:
     server.engine.containers.add("run-cat")
     client = await server.connect()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wherry.errors import InvalidParameter
 from wherry.logs import json_file
-from wherry.logs.json_file import PIECE, JsonFile, escape, parse_size, timestamp
+from wherry.logs.json_file import JsonFile, escape, parse_size, timestamp
 from wherry.logs.reading import JsonFileReader, parse_time
 
 T = 1_764_000_000_123_456_700

@@ -146,7 +146,8 @@ def test_truncation_by_hand_starts_over(path):
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{}", b"nonsense", b"[1]", b'{"log":5,"stream":"stdout","time":"2026-01-01T00:00:00Z"}', b"\0" * 50,
+    [b"", b"{}", b"nonsense", b"[1]",
+     b'{"log":5,"stream":"stdout","time":"2026-01-01T00:00:00Z"}', b"\0" * 50,
      b'{"log":"x","stream":"stdout","time":"yesterday"}', b"[" * 100000],
 )  # fmt: skip
 def test_what_is_no_entry_is_passed_over(line):

@@ -113,7 +113,9 @@ def reference(profile: dict) -> bytes:
             if number == -1:
                 continue
             args = [
-                ArgCmp(a["index"], OPERATORS[a["op"].removeprefix("SCMP_CMP_")], a["value"], a.get("valueTwo", 0))
+                ArgCmp(
+                    a["index"], OPERATORS[a["op"].removeprefix("SCMP_CMP_")], a["value"], a.get("valueTwo", 0)
+                )
                 for a in entry.get("args", [])
             ]
             groups = [args]
@@ -152,7 +154,12 @@ def assert_same(profile: dict, *, samples: int, chooser: random.Random, newest: 
         for number in [numbers(arch).get(name), numbers(arch).get("socketcall"), numbers(arch).get("ipc")]
         if number is not None
     }
-    for arch, audit in (("x86_64", 0xC000003E), ("i386", 0x40000003), ("x32", 0xC000003E), ("other", 0xC00000B7)):
+    for arch, audit in (
+        ("x86_64", 0xC000003E),
+        ("i386", 0x40000003),
+        ("x32", 0xC000003E),
+        ("other", 0xC00000B7),
+    ):
         base = X32_BIT if arch == "x32" else 0
         for number in [*range(base, base + newest), base + 999, 0xFFFFFFFF]:
             for _ in range(samples if (arch, number) in with_arguments else 1):
@@ -161,7 +168,13 @@ def assert_same(profile: dict, *, samples: int, chooser: random.Random, newest: 
                     args = [each & 0xFFFFFFFF for each in args]
                 ours_says = interpret(ours, number, audit, args)
                 theirs_says = interpret(theirs, number, audit, args)
-                assert ours_says == theirs_says, (arch, number, [hex(a) for a in args], hex(ours_says), hex(theirs_says))
+                assert ours_says == theirs_says, (
+                    arch,
+                    number,
+                    [hex(a) for a in args],
+                    hex(ours_says),
+                    hex(theirs_says),
+                )
 
 
 @pytest.fixture
@@ -175,19 +188,37 @@ KNOWN_TO_LIBSECCOMP = 450
 
 
 def known_names() -> list[str]:
-    return sorted(name for name, number in numbers("x86_64").items() if number <= KNOWN_TO_LIBSECCOMP and number != 335 and number != 336)
+    return sorted(
+        name
+        for name, number in numbers("x86_64").items()
+        if number <= KNOWN_TO_LIBSECCOMP and number != 335 and number != 336
+    )
 
 
 def test_same_as_libseccomp_for_a_profile_like_dockers(native: None) -> None:
-    names = [name for name in known_names() if name not in ("socket", "personality", "clone", "clone3", "keyctl")]
+    names = [
+        name for name in known_names() if name not in ("socket", "personality", "clone", "clone3", "keyctl")
+    ]
     profile = {
         "defaultAction": "SCMP_ACT_ERRNO",
         "architectures": ALL,
         "syscalls": [
             {"names": names[:300] + ["socketcall", "no_such_call"], "action": "SCMP_ACT_ALLOW"},
-            {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_LT"}]},
-            {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 39, "op": "SCMP_CMP_EQ"}]},
-            {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 40, "op": "SCMP_CMP_GT"}]},
+            {
+                "names": ["socket"],
+                "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_LT"}],
+            },
+            {
+                "names": ["socket"],
+                "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 0, "value": 39, "op": "SCMP_CMP_EQ"}],
+            },
+            {
+                "names": ["socket"],
+                "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 0, "value": 40, "op": "SCMP_CMP_GT"}],
+            },
             *(
                 {
                     "names": ["personality"],
@@ -237,7 +268,9 @@ def test_same_as_libseccomp_for_random_profiles(native: None, seed: int) -> None
 
 def test_tables_agree_with_libseccomp() -> None:
     library = libseccomp()
-    tokens = dict(zip(ARCHITECTURES, (0xC000003E, 0x40000003, 0x4000003E, 0xC00000B7, 0x40000028), strict=True))
+    tokens = dict(
+        zip(ARCHITECTURES, (0xC000003E, 0x40000003, 0x4000003E, 0xC00000B7, 0x40000028), strict=True)
+    )
     unknown = 0
     for architecture, token in tokens.items():
         for name, number in numbers(architecture).items():
@@ -264,7 +297,10 @@ def test_newer_calls_than_any_named_are_enosys() -> None:
 
 
 def test_an_allowing_default_stays_for_newer_calls() -> None:
-    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}]}
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}],
+    }
     program = compile_profile(profile, "SCMP_ARCH_X86_64")
     assert interpret(program, 165, 0xC000003E, [0] * 6) == ERRNO | 1
     assert interpret(program, 9999, 0xC000003E, [0] * 6) == ALLOW
@@ -300,12 +336,18 @@ def test_aarch64_with_arm() -> None:
         {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [], "action": "SCMP_ACT_ERRNO"}]},
         {
             "defaultAction": "SCMP_ACT_ALLOW",
-            "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 6, "op": "SCMP_CMP_EQ"}]}],
+            "syscalls": [
+                {"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 6, "op": "SCMP_CMP_EQ"}]}
+            ],
         },
         {
             "defaultAction": "SCMP_ACT_ALLOW",
             "syscalls": [
-                {"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": -1, "op": "SCMP_CMP_EQ"}]}
+                {
+                    "names": ["read"],
+                    "action": "SCMP_ACT_ERRNO",
+                    "args": [{"index": 0, "value": -1, "op": "SCMP_CMP_EQ"}],
+                }
             ],
         },
     ],

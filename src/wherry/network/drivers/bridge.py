@@ -15,18 +15,20 @@ import functools
 import ipaddress
 import logging
 import secrets
+import time
 
-from wherry.errors import Internal
+from wherry.errors import Internal, InvalidParameter
 from wherry.network.driver import Endpoint, NetworkConfig
 from wherry.network.links import Links
 from wherry.network.nat import Firewall
-from wherry.network.sandboxes import Maker, Pool, Sandbox, disable_ipv6
+from wherry.network.sandboxes import POOL_SIZE, Maker, Pool, Sandbox, disable_ipv6
 
 _log = logging.getLogger(__name__)
 
 _INSIDE = "eth0"
 _SWEEP_DELAY_S = 1.0
 _NAME_ATTEMPTS = 8
+_TAKE_ATTEMPTS = POOL_SIZE + 2
 
 OUR_BRIDGE = "wherry bridge"
 """The alias of a bridge that we made, and may remove."""
@@ -35,9 +37,9 @@ OUR_BRIDGE = "wherry bridge"
 class _Side:
     """The host's side of one network."""
 
-    def __init__(self, index: int, pool: Pool) -> None:
-        self.index = index
-        self.pool = pool
+    def __init__(self, index: int) -> None:
+        self.index = index  # the bridge's; another one once somebody deleted it and we made it again
+        self.pool: Pool
 
 
 class Bridge:
@@ -50,18 +52,18 @@ class Bridge:
         self._maker_links: Links | None = None  # the host's, for the maker's thread
         self._instance = secrets.token_hex(4)
         self._sides: dict[str, _Side] = {}
-        self._doomed: set[int] = set()
+        self._doomed: dict[int, float] = {}  # ports taken off their bridge, and when
         self._sweeping: asyncio.Task[None] | None = None
 
     async def create(self, network: NetworkConfig) -> None:
         index = self._put_right(network)
         side = self._sides.get(network.id)
-        if side is not None and side.index != index:
-            await self._drop_side(network)
-            side = None
         if side is None:
-            make = functools.partial(self._make, network, index)
-            self._sides[network.id] = _Side(index, Pool(self._maker, make))
+            side = self._sides[network.id] = _Side(index)
+            side.pool = Pool(self._maker, functools.partial(self._make, network, side))
+        elif side.index != index:
+            side.index = index
+            side.pool.discard()
         await self._firewall.add(network)
 
     async def remove(self, network: NetworkConfig) -> None:
@@ -72,15 +74,14 @@ class Bridge:
             await asyncio.to_thread(_delete_all, {link.index})
 
     async def sandbox(self, network: NetworkConfig) -> Sandbox | None:
-        side = self._sides[network.id]
-        sandbox = await side.pool.take()
-        if self._links.find(sandbox.interface) is None:
-            # Somebody removed our interfaces, or the bridge itself, under us: begin anew.
-            sandbox.close()
-            side.pool.discard()
-            await self.create(network)
-            sandbox = await self._sides[network.id].pool.take()
-        return sandbox
+        failure: OSError | None = None
+        for _ in range(_TAKE_ATTEMPTS):
+            try:
+                return await self._take(self._sides[network.id])
+            except OSError as exc:  # somebody removed interfaces, or the bridge itself, under us
+                failure = exc
+                await self.create(network)
+        raise Internal(f"cannot join bridge {network.interface}: {failure}") from failure
 
     async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
         inside, index = sandbox.links, sandbox.peer_index
@@ -95,14 +96,14 @@ class Bridge:
         if link is None:
             return
         try:
-            self._links.change(link.index, master=0, up=False)
+            self._links.change(link.index, master=0)
         except OSError as exc:
             if exc.errno != errno.ENODEV:
                 raise
             return
-        self._doomed.add(link.index)
+        self._doomed[link.index] = time.monotonic()
         if self._sweeping is None or self._sweeping.done():
-            self._sweeping = asyncio.create_task(self._sweep(delay_s=_SWEEP_DELAY_S))
+            self._sweeping = asyncio.create_task(self._sweep())
 
     async def reconcile(self, network: NetworkConfig, live: list[Endpoint]) -> None:
         names = {interface_name(endpoint.id) for endpoint in live}
@@ -129,11 +130,18 @@ class Bridge:
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
-        if self._doomed:
-            await self._sweep(delay_s=0)
+        await asyncio.to_thread(_delete_all, set(self._doomed))
         self._links.close()
         if self._maker_links is not None:
             self._maker_links.close()
+
+    async def _take(self, side: _Side) -> Sandbox:
+        sandbox = await side.pool.take()
+        port = self._links.find(sandbox.interface)
+        if port is None or port.master != side.index:
+            sandbox.close()
+            raise OSError(errno.ENODEV, f"{sandbox.interface} is no longer on its bridge")
+        return sandbox
 
     def _put_right(self, network: NetworkConfig) -> int:
         """Make the bridge where it is missing, and see to its address; the index it has."""
@@ -146,8 +154,9 @@ class Bridge:
             link = self._links.find(name)
             if link is None:
                 raise Internal(f"bridge {name} vanished while it was being made")
+            self._take_ports_back(network, link.index)
         if link.kind != "bridge":
-            raise Internal(f"interface {name} is not a bridge: remove it, or name another with --bridge")
+            raise InvalidParameter(f"interface {name} is not a bridge: remove it, or name another with --bridge")
         if network.gateway is not None and network.subnet is not None:
             wanted = ipaddress.IPv4Interface(f"{network.gateway}/{network.subnet.partition('/')[2]}")
             present = [address for index, address in self._links.addresses() if index == link.index]
@@ -161,7 +170,18 @@ class Bridge:
             self._links.change(link.index, up=True)
         return link.index
 
-    def _make(self, network: NetworkConfig, bridge: int) -> Sandbox:
+    def _take_ports_back(self, network: NetworkConfig, bridge: int) -> None:
+        """Put ports on a new bridge that were on the one that somebody deleted."""
+        for link in self._links.links():
+            if (
+                link.kind == "veth"
+                and link.master == 0
+                and link.alias.startswith(f"{_port_alias(network)} ")
+                and link.index not in self._doomed
+            ):
+                self._links.change(link.index, master=bridge)
+
+    def _make(self, network: NetworkConfig, side: _Side) -> Sandbox:
         """A sandbox with a veth on the bridge, up on both ends. In the maker's thread."""
         if self._maker_links is None:
             self._maker_links = Links()
@@ -171,7 +191,7 @@ class Bridge:
             name = self._add_veth(host, network, sandbox)
             port = host.index_of(name)
             disable_ipv6(name)
-            host.change(port, up=True, master=bridge, alias=f"{_port_alias(network)} {self._instance}")
+            host.change(port, up=True, master=side.index, alias=f"{_port_alias(network)} {self._instance}")
             if not network.icc:
                 host.isolate(port)
             sandbox.interface, sandbox.port_index = name, port
@@ -193,15 +213,15 @@ class Bridge:
                 return name
         raise Internal("no free interface name: too many veth interfaces on this host")
 
-    async def _sweep(self, *, delay_s: float) -> None:
+    async def _sweep(self) -> None:
+        """Delete the ports that the end of their container's network namespace has not taken along in time."""
         while self._doomed:
-            await asyncio.sleep(delay_s)
-            doomed, self._doomed = self._doomed, set()
-            try:
-                await asyncio.shield(asyncio.to_thread(_delete_all, doomed))
-            except asyncio.CancelledError:
-                self._doomed |= doomed
-                raise
+            await asyncio.sleep(_SWEEP_DELAY_S)
+            before = time.monotonic() - _SWEEP_DELAY_S
+            late = {index for index, since in self._doomed.items() if since <= before}
+            await asyncio.to_thread(_delete_all, late)
+            for index in late:
+                del self._doomed[index]
 
     async def _drop_side(self, network: NetworkConfig) -> None:
         side = self._sides.pop(network.id, None)
@@ -232,7 +252,7 @@ def _delete_all(indexes: set[int]) -> None:
             try:
                 links.delete(index)
             except OSError as exc:
-                if exc.errno != errno.ENODEV:  # the kernel was quicker
-                    raise
+                if exc.errno != errno.ENODEV:  # ENODEV: the kernel was quicker
+                    _log.warning("cannot remove an interface of a container that has ended: %s", exc)
     finally:
         links.close()

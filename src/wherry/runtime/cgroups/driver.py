@@ -20,6 +20,8 @@ class Cgroup(Protocol):
     """One container's cgroup. Every method may be called again after it failed or succeeded."""
 
     path: str
+    is_born_into: bool
+    """Whether the first process starts its life in it: then it is created before that."""
     birthplace: int
     """Descriptor of the directory that clone3(2) can put a child in, or -1: then the child calls `join`."""
 
@@ -43,9 +45,17 @@ class Cgroup(Protocol):
         """SIGKILL every process in it and below it, those that fork meanwhile included."""
         ...
 
-    def freeze(self) -> None: ...
+    def freeze(self) -> None:
+        """Every process stops, and stays so until `thaw`."""
+        ...
 
     def thaw(self) -> None: ...
+
+    def is_frozen(self) -> bool: ...
+
+    def open(self) -> None:
+        """Get `birthplace` for a cgroup that was made by another process."""
+        ...
 
     def open_oom_events(self) -> int:
         """A descriptor that becomes readable when the memory limit was hit, or -1 where there is no such thing."""

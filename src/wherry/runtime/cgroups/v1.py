@@ -26,6 +26,7 @@ _KILL_ROUNDS = 1000
 class HierarchiesCgroup:
     """The Cgroup of cgroup v1 (also in the hybrid layout)."""
 
+    is_born_into = False
     __slots__ = ("_places", "birthplace", "path")
 
     def __init__(self, path: str) -> None:
@@ -95,6 +96,15 @@ class HierarchiesCgroup:
 
     def thaw(self) -> None:
         self._set_frozen(False, wait=True)
+
+    def is_frozen(self) -> bool:
+        try:
+            return tree.read(self._places["freezer"], "freezer.self_freezing").strip() == "1"
+        except FileNotFoundError:
+            return False
+
+    def open(self) -> None:
+        pass  # nothing is born in a cgroup v1
 
     def open_oom_events(self) -> int:
         place = self._places["memory"]

@@ -25,6 +25,7 @@ _FREEZE_TIMEOUT_MS = 5000
 class UnifiedCgroup:
     """The Cgroup of cgroup v2."""
 
+    is_born_into = True
     __slots__ = ("_place", "birthplace", "path")
 
     def __init__(self, path: str) -> None:
@@ -39,7 +40,7 @@ class UnifiedCgroup:
                 raise OSError(errno.EBUSY, "cgroup is in use", self._place)
         _delegate_down_to(self.path)
         self.update(resources)
-        self.birthplace = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.open()
         bpf.attach_device_filter(self.birthplace, program(resources.get("devices") or []))
 
     def join(self) -> None:
@@ -66,6 +67,16 @@ class UnifiedCgroup:
 
     def thaw(self) -> None:
         self._set_frozen("0")
+
+    def is_frozen(self) -> bool:
+        try:
+            return tree.read(self._place, "cgroup.freeze").strip() == "1"
+        except FileNotFoundError:
+            return False
+
+    def open(self) -> None:
+        if self.birthplace < 0:
+            self.birthplace = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def open_oom_events(self) -> int:
         return watch_modified(self._place + "/memory.events")

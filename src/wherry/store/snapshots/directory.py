@@ -8,6 +8,7 @@ ROOT/{layers,containers}/tmp-*                                being made, or bei
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from wherry.oci.digest import ChainID, DiffID
 from wherry.store.record import write_tar
 from wherry.store.trees import remove_tree
 
+_log = logging.getLogger(__name__)
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _TEMPORARY: Final = "tmp-"
 
@@ -49,7 +51,10 @@ class LayerDirectories:
         for directory in (self.layers, self.containers):
             for name in os.listdir(directory):
                 if name.startswith(_TEMPORARY):
-                    remove_tree(os.path.join(directory, name))
+                    try:
+                        remove_tree(os.path.join(directory, name))
+                    except OSError as exc:  # it stays, which must not keep an engine from starting
+                        _log.warning("cannot remove %s: %s", os.path.join(directory, name), exc)
 
     def layer_path(self, chain_id: ChainID) -> str:
         return os.path.join(self.layers, chain_id.removeprefix("sha256:"))
@@ -121,10 +126,8 @@ class LayerDirectories:
         return [name for name in os.listdir(self.containers) if not name.startswith(_TEMPORARY)]
 
     def make_container(self, key: str, fill: Callable[[str], Any]) -> None:
-        """Make a writable layer: `fill` writes into a temporary directory, which then gets its name."""
+        """Make a writable layer that is not there: `fill` writes into a temporary directory, which gets its name."""
         path = self.container_path(key)
-        if os.path.isdir(path):
-            return
         temporary = os.path.join(self.containers, _TEMPORARY + key)
         remove_tree(temporary)
         os.mkdir(temporary, 0o710)

@@ -121,6 +121,10 @@ class SnapshotDriver(Protocol):
         """`GraphDriver.Data` of a container's inspect."""
         ...
 
+    def layer_data(self, chain_id: ChainID) -> Mapping[str, str]:
+        """`GraphDriver.Data` of an image's inspect, by its topmost layer."""
+        ...
+
 
 class Stop(Protocol):
     """Looked at between entries, so that a long unpack in a thread can be given up (threading.Event fits)."""

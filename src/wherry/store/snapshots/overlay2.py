@@ -1,7 +1,7 @@
 """overlay2: each layer unpacked into a directory of its own, stacked by overlayfs; one upper directory a container.
 
 Each layer has its own change set only, in overlayfs's form, so layers can be shared and exported as they are.
-`containers/KEY/{upper, work, lower}`; `lower` lists the chainIDs below, lowest first, a line each.
+`containers/KEY/{upper, work, lower}`; `lower` lists the chainIDs below, lowest first, a line each, then `end`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
 from wherry.errors import NotFound, Unsupported
+from wherry.linux.disk import has_file_types
 from wherry.linux.files import filesystem_type
 from wherry.linux.mounts import new_filesystem
 from wherry.oci.digest import ChainID, DiffID
@@ -22,6 +23,8 @@ from wherry.store.trees import remove_tree, tree_size
 # What a user of the host's kernel may have switched on by default must not change what an upper directory means:
 # it is read as a plain change set when a container is committed or compared.
 _OPTIONS: Final = ("index=off", "redirect_dir=off", "metacopy=off")
+
+_END: Final = "end\n"
 
 _FILESYSTEMS: Final = {
     0xEF53: "extfs",
@@ -64,7 +67,7 @@ class Overlay2:
         try:
             for name in ("lower", "upper", "work"):
                 os.makedirs(os.path.join(trial, name))
-            if not self._has_types(trial):
+            if not _has_types(trial):
                 raise Unsupported(
                     f"overlay2: the filesystem of {self._root} does not support d_type (xfs: format it with ftype=1)"
                 )
@@ -130,13 +133,21 @@ class Overlay2:
         return self._directories.layer_ids()
 
     def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
+        path = self._directories.container_path(key)
+        for chain_id in chain_ids:
+            if not self.has_layer(chain_id):
+                raise NotFound(f"layer {chain_id} does not exist")
+        if os.path.isdir(path):
+            if self._read_lower(path) is None:  # a power cut took its contents
+                self._write_lower(path, chain_ids)
+            return
+
         def fill(temporary: str) -> None:
             upper = os.path.join(temporary, "upper")
             os.mkdir(upper)
             os.chmod(upper, root_mode)
             os.mkdir(os.path.join(temporary, "work"), 0o700)
-            with open(os.path.join(temporary, "lower"), "x", encoding="ascii") as file:
-                file.write("".join(f"{chain_id}\n" for chain_id in chain_ids))
+            self._write_lower(temporary, chain_ids)
 
         self._directories.make_container(key, fill)
 
@@ -152,11 +163,10 @@ class Overlay2:
         }
 
     def layers_below(self, key: str) -> list[ChainID]:
-        try:
-            with open(os.path.join(self._directories.container_path(key), "lower"), encoding="ascii") as file:
-                return [ChainID(line) for line in file.read().split()]
-        except FileNotFoundError:
-            raise NotFound(f"no writable layer {key} in the storage driver overlay2") from None
+        found = self._read_lower(self._directories.container_path(key))
+        if found is None:
+            raise NotFound(f"no writable layer {key} in the storage driver overlay2")
+        return found
 
     def usage(self, key: str) -> int:
         return tree_size(os.path.join(self._directories.container_path(key), "upper"))
@@ -179,8 +189,33 @@ class Overlay2:
             "WorkDir": rootfs["work"],
         }
 
+    def layer_data(self, chain_id: ChainID) -> Mapping[str, str]:
+        path = self._directories.layer_path(chain_id)
+        below = [self._tree(lower) for lower in self._directories.below(chain_id)[1:]]
+        return {
+            **({"LowerDir": ":".join(below)} if below else {}),
+            "MergedDir": os.path.join(path, "merged"),
+            "UpperDir": self._tree(chain_id),
+            "WorkDir": os.path.join(path, "work"),
+        }
+
     def _tree(self, chain_id: ChainID) -> str:
         return os.path.join(self._directories.layer_path(chain_id), "fs")
+
+    @staticmethod
+    def _write_lower(path: str, chain_ids: Sequence[ChainID]) -> None:
+        with open(os.path.join(path, "lower"), "w", encoding="ascii") as file:
+            file.write("".join(f"{chain_id}\n" for chain_id in chain_ids) + _END)
+
+    @staticmethod
+    def _read_lower(path: str) -> list[ChainID] | None:
+        """The layers below; None where there is no such snapshot, or the file did not reach the disk."""
+        try:
+            with open(os.path.join(path, "lower"), encoding="ascii") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return None
+        return [ChainID(line) for line in text.removesuffix(_END).split()] if text.endswith(_END) else None
 
     def _nothing(self) -> str:
         """An empty directory: an overlay needs at least one lower one."""
@@ -196,7 +231,10 @@ class Overlay2:
             os.close(directory)
         return _FILESYSTEMS.get(kind & 0xFFFFFFFF, "<unknown>")
 
-    def _has_types(self, directory: str) -> bool:
-        """Whether readdir(3) says what kind of file each name is: overlayfs needs that for whiteouts."""
-        with os.scandir(directory) as entries:
-            return any(entry.is_dir(follow_symlinks=False) for entry in entries)
+
+def _has_types(path: str) -> bool:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return has_file_types(directory)
+    finally:
+        os.close(directory)

@@ -75,6 +75,11 @@ class Vfs:
         return self._directories.layer_ids()
 
     def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
+        if os.path.isdir(self._directories.container_path(key)):
+            return
+        if chain_ids and not self.has_layer(chain_ids[-1]):
+            raise NotFound(f"layer {chain_ids[-1]} does not exist")
+
         def fill(temporary: str) -> None:
             tree = os.path.join(temporary, "fs")
             if chain_ids:
@@ -104,6 +109,9 @@ class Vfs:
         return self._directories.keys()
 
     def graph_data(self, key: str) -> Mapping[str, str]:
+        return {}
+
+    def layer_data(self, chain_id: ChainID) -> Mapping[str, str]:
         return {}
 
     def _tree(self, chain_id: ChainID) -> str:

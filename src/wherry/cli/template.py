@@ -1,0 +1,597 @@
+"""Go's text/template, as much of it as `--format` needs: a parser into a small tree, and its evaluation.
+
+    {{.Field.Sub}} {{index .Map "key"}} {{func arg | func}} {{printf "%-10s" .X}} {{$x := .Y}} {{/* note
+    */}} {{if}} {{else if}} {{else}} {{range $k, $v := .List}} {{break}} {{continue}} {{with}}
+    {{define}} {{template}} {{end}}
+
+Values are Python's own: str, int, float, bool, None, list, and dict for a Go map, whose missing keys print
+as `<no value>`. `Struct` is a dict that stands for a Go struct: it prints as `{a b}`, is always true, and a
+field it has not is an error. `Record` is a row of a table whose fields are computed when asked for. Error
+texts are Go's.
+"""
+
+from __future__ import annotations
+
+from wherry.cli import gofmt
+from wherry.cli.template_parser import (
+    Break,
+    Chain,
+    Command,
+    Constant,
+    Continue,
+    Define,
+    Dot,
+    Field,
+    If,
+    Nil,
+    Pipe,
+    Range,
+    TemplateError,
+    TemplateUse,
+    Text,
+    Variable,
+    With,
+    Word,
+    parse_template,
+)
+from wherry.client import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+MAX_DEPTH = 200
+MAX_OUTPUT = 256 * 1024 * 1024
+
+
+class Struct(dict["str", "Any"]):
+    """A Go struct, decoded from JSON. `type_name` is what error messages call it."""
+
+    type_name = "struct"
+
+
+class Record:
+    """One row of a listing: named fields, each computed when asked for, and methods that take arguments."""
+
+    def __init__(
+        self,
+        type_name: str,
+        fields: Mapping[str, Callable[[], Any]],
+        methods: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        self.type_name = type_name
+        self.fields = fields
+        self.methods = methods or {}
+
+    def plain(self) -> dict[str, Any]:
+        """Every field, in the order that docker prints JSON."""
+        return {name: self.fields[name]() for name in sorted(self.fields)}
+
+
+class Missing:
+    """What a map gives for a key it has not."""
+
+    def __repr__(self) -> str:
+        return "<no value>"
+
+
+MISSING = Missing()
+
+
+class _Break(Exception):
+    pass
+
+
+class _Continue(Exception):
+    pass
+
+
+class Template:
+    """A parsed template. Raises TemplateError when it cannot be parsed, or a field cannot be had."""
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        name: str = "",
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        strict: bool = False,
+    ) -> None:
+        self._functions = {**FUNCTIONS, **(functions or {})}
+        self._name = name
+        self._strict = strict  # word a missing field as `inspect` does, which then looks at the bare JSON
+        self._nodes, self._defined = parse_template(text, name, self._functions)
+        self._text = text
+
+    def render(self, value: Any) -> str:
+        """The template's text for a value."""
+        return _Run(self._name, self._text, self._functions, self._defined, strict=self._strict).run(
+            self._nodes, value
+        )
+
+
+class _Run:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        functions: Mapping[str, Callable[..., Any]],
+        defined: dict[str, Any],
+        *,
+        strict: bool,
+    ) -> None:
+        self._name = name
+        self._text = text
+        self._functions = functions
+        self._defined = defined
+        self._strict = strict
+        self._out: list[str] = []
+        self._size = 0
+        self._depth = 0
+
+    def run(self, nodes: Sequence[Any], value: Any) -> str:
+        try:
+            self._walk(nodes, value, [("$", value)])
+        except TemplateError as exc:
+            exc.partial = "".join(self._out)
+            raise
+        return "".join(self._out)
+
+    # -- statements
+
+    def _walk(self, nodes: Sequence[Any], dot: Any, scope: list[tuple[str, Any]]) -> None:
+        mark = len(scope)
+        for node in nodes:
+            if isinstance(node, Text):
+                self._put(node.text)
+            elif isinstance(node, Pipe):
+                value = self._pipe(node, dot, scope)
+                if not node.names:
+                    self._put(gofmt.display(value))
+            elif isinstance(node, (If, With)):
+                self._branch(node, dot, scope)
+            elif isinstance(node, Range):
+                self._range(node, dot, scope)
+            elif isinstance(node, Break):
+                raise _Break
+            elif isinstance(node, Continue):
+                raise _Continue
+            elif isinstance(node, TemplateUse):
+                self._use(node, dot, scope)
+            elif isinstance(node, Define):
+                pass
+        del scope[mark:]
+
+    def _put(self, text: str) -> None:
+        self._size += len(text)
+        if self._size > MAX_OUTPUT:
+            raise TemplateError(f"template: {self._name}: output longer than {MAX_OUTPUT} characters")
+        self._out.append(text)
+
+    def _branch(self, node: Any, dot: Any, scope: list[tuple[str, Any]]) -> None:
+        mark = len(scope)
+        value = self._pipe(node.pipe, dot, scope)
+        if truth(value):
+            self._walk(node.body, value if isinstance(node, With) else dot, scope)
+        else:
+            self._walk(node.otherwise, dot, scope)
+        del scope[mark:]
+
+    def _range(self, node: Range, dot: Any, scope: list[tuple[str, Any]]) -> None:
+        mark = len(scope)
+        names, node.pipe.names = node.pipe.names, ()  # the range declares its variables itself
+        try:
+            value = self._pipe(node.pipe, dot, scope)
+        finally:
+            node.pipe.names = names
+        if isinstance(value, dict) and not isinstance(value, Struct):
+            items: list[tuple[Any, Any]] = sorted(value.items(), key=lambda item: gofmt.sort_key(item[0]))  # pyright: ignore
+        elif isinstance(value, (list, tuple)):
+            items = list(enumerate(value))  # pyright: ignore[reportUnknownArgumentType]
+        elif isinstance(value, int) and not isinstance(value, bool):
+            items = [(number, number) for number in range(value)]
+        elif value is None or isinstance(value, Missing):
+            items = []
+        else:
+            raise self._error(node.pipe, f"range can't iterate over {gofmt.display(value)}")
+        for key, item in items:
+            inner = len(scope)
+            if len(names) == 1:
+                self._bind(node.pipe, names[0], item, scope)
+            elif len(names) == 2:
+                self._bind(node.pipe, names[0], key, scope)
+                self._bind(node.pipe, names[1], item, scope)
+            try:
+                self._walk(node.body, item, scope)
+            except _Continue:
+                pass
+            except _Break:
+                break
+            finally:
+                del scope[inner:]
+        if not items:
+            self._walk(node.otherwise, dot, scope)
+        del scope[mark:]
+
+    @staticmethod
+    def _bind(pipe: Pipe, name: str, value: Any, scope: list[tuple[str, Any]]) -> None:
+        if pipe.assigns:
+            for index in range(len(scope) - 1, -1, -1):
+                if scope[index][0] == name:
+                    scope[index] = (name, value)
+                    return
+        scope.append((name, value))
+
+    def _use(self, node: TemplateUse, dot: Any, scope: list[tuple[str, Any]]) -> None:
+        if node.name not in self._defined:
+            raise self._error(node, f'template "{node.name}" not defined')
+        value = self._pipe(node.pipe, dot, scope) if node.pipe is not None else None
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise self._error(node, "exceeded maximum template depth (200)")
+        self._walk(self._defined[node.name], value, [("$", value)])
+        self._depth -= 1
+
+    # -- expressions
+
+    def _pipe(self, pipe: Pipe, dot: Any, scope: list[tuple[str, Any]]) -> Any:
+        value: Any = _NOTHING
+        for command in pipe.commands:
+            value = self._command(command, dot, scope, value)
+        for name in pipe.names:
+            self._bind(pipe, name, value, scope)
+        return value
+
+    def _command(self, command: Command, dot: Any, scope: list[tuple[str, Any]], final: Any) -> Any:
+        first = command.words[0]
+        if isinstance(first, Word):
+            return self._call(first, command.words[1:], dot, scope, final)
+        extra = command.words[1:]
+        if isinstance(first, (Field, Variable, Chain)):
+            if extra or final is not _NOTHING:
+                arguments = [self._value(word, dot, scope) for word in extra]
+                if final is not _NOTHING:
+                    arguments.append(final)
+                return self._method(first, dot, scope, arguments)
+            return self._value(first, dot, scope)
+        if extra or final is not _NOTHING:
+            raise self._error(first, f"can't give argument to non-function {first}")
+        if isinstance(first, Nil):
+            raise self._error(first, "nil is not a command")
+        return self._value(first, dot, scope)
+
+    def _value(self, word: Any, dot: Any, scope: list[tuple[str, Any]]) -> Any:
+        if isinstance(word, Constant):
+            return word.value
+        if isinstance(word, Dot):
+            return dot
+        if isinstance(word, Nil):
+            return None
+        if isinstance(word, Variable):
+            return self._fields(word, self._variable(word, scope), word.names)
+        if isinstance(word, Chain):
+            return self._fields(word, self._value(word.base, dot, scope), word.names)
+        if isinstance(word, Field):
+            return self._fields(word, dot, word.names)
+        if isinstance(word, Pipe):
+            return self._pipe(word, dot, scope)
+        return self._call(word, (), dot, scope, _NOTHING)
+
+    def _variable(self, word: Variable, scope: list[tuple[str, Any]]) -> Any:
+        for name, value in reversed(scope):
+            if name == word.name:
+                return value
+        raise self._error(word, f"undefined variable: {word.name}")
+
+    def _fields(self, word: Any, value: Any, names: Sequence[str]) -> Any:
+        for name in names:
+            value = self._field(word, value, name)
+        return value
+
+    def _field(self, word: Any, value: Any, name: str) -> Any:
+        if isinstance(value, Record):
+            if name in value.fields:
+                return value.fields[name]()
+            if name in value.methods:
+                raise self._error(word, f"wrong number of args for {name}: want 1 got 0")
+            raise self._error(word, f"can't evaluate field {name} in type {value.type_name}")
+        if isinstance(value, Struct):
+            found = struct_field(value, name)
+            if found is MISSING:
+                if self._strict:
+                    raise self._error(word, f'map has no entry for key "{name}"')
+                raise self._error(word, f"can't evaluate field {name} in type {value.type_name}")
+            return nil_of(name) if found is None else found
+        if isinstance(value, dict):
+            return value.get(name, MISSING)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        if value is None or isinstance(value, Missing):
+            raise self._error(word, f"nil data; no entry for key {name!r}".replace("'", '"'))
+        raise self._error(word, f"can't evaluate field {name} in type {gofmt.type_name(value)}")
+
+    def _method(self, word: Any, dot: Any, scope: list[tuple[str, Any]], arguments: list[Any]) -> Any:
+        if isinstance(word, Variable):
+            base = self._variable(word, scope)
+        elif isinstance(word, Chain):
+            base = self._value(word.base, dot, scope)
+        else:
+            base = dot
+        if not word.names:
+            raise self._error(word, f"can't give argument to non-function {word}")
+        base = self._fields(word, base, word.names[:-1])
+        name = word.names[-1]
+        if isinstance(base, Record) and name in base.methods:
+            try:
+                return base.methods[name](*arguments)
+            except TypeError:
+                raise self._error(
+                    word, f"wrong number of args for {name}: want 1 got {len(arguments)}"
+                ) from None
+        self._field(word, base, name)
+        raise self._error(word, f"{name} is not a method but has arguments")
+
+    def _call(
+        self, word: Word, arguments: Sequence[Any], dot: Any, scope: list[tuple[str, Any]], final: Any
+    ) -> Any:
+        name = word.name
+        if name in ("and", "or"):
+            return self._logic(word, arguments, dot, scope, final)
+        values = [self._value(argument, dot, scope) for argument in arguments]
+        if final is not _NOTHING:
+            values.append(final)
+        try:
+            return self._functions[name](*values)
+        except TypeError as exc:
+            if exc.__traceback__ is not None and exc.__traceback__.tb_next is None:
+                raise self._error(word, f"wrong number of args for {name}: got {len(values)}") from None
+            raise self._error(word, f"error calling {name}: {exc}") from None
+        except (ValueError, IndexError, OverflowError) as exc:
+            raise self._error(word, f"error calling {name}: {exc}") from None
+
+    def _logic(
+        self, word: Word, arguments: Sequence[Any], dot: Any, scope: list[tuple[str, Any]], final: Any
+    ) -> Any:
+        """`and` and `or` stop at the argument that decides."""
+        if not arguments and final is _NOTHING:
+            raise self._error(word, f"wrong number of args for {word.name}: want at least 1 got 0")
+        value: Any = None
+        for argument in arguments:
+            value = self._value(argument, dot, scope)
+            if truth(value) == (word.name == "or"):
+                return value
+        return value if final is _NOTHING else final
+
+    def _error(self, node: Any, message: str) -> TemplateError:
+        head = self._text[: node.position]
+        column = node.position - (head.rfind("\n") + 1)
+        line = head.count("\n") + 1
+        shown = str(node)
+        if len(shown) > 20:
+            shown = shown[:20] + "..."
+        return TemplateError(
+            f'template: {self._name}:{line}:{column}: executing "{self._name}" at <{shown}>: {message}'
+        )
+
+
+_NOTHING: Any = object()
+
+
+def struct_field(value: Mapping[str, Any], name: str) -> Any:
+    """A Go field by its name or its JSON spelling: `ID` is found where the document has `Id`."""
+    if name in value:
+        return value[name]
+    lower = name.lower()
+    for key in value:
+        if key.lower() == lower:
+            return value[key]
+    return MISSING
+
+
+class NilList(list["Any"]):
+    """A Go slice that is nil: it prints as `[]`, and in JSON as null."""
+
+
+NIL_LIST = NilList()
+MAPS = frozenset(
+    "Annotations Attributes Data DriverOpts ExposedPorts Labels Networks Options PortBindings Ports StorageOpt "
+    "Sysctls Tmpfs Volumes Details Metadata Runtimes IndexConfigs".split()
+)
+"""Fields that are maps in Docker's types; every other object is a struct, and prints as one."""
+POINTERS = frozenset(
+    "Health Healthcheck IPAMConfig ImageManifestDescriptor Init MemorySwappiness OomKillDisable PidsLimit Server "
+    "StopTimeout Swarm UsageData".split()
+)
+"""Fields that are pointers there: null is `<nil>`, where elsewhere it is an empty list."""
+
+
+def nil_of(name: str) -> Any:
+    """What null stands for in a field: no map, no value, or most often no list."""
+    if name in MAPS:
+        return {}
+    return None if name in POINTERS else NIL_LIST
+
+
+def truth(value: Any) -> bool:
+    """What `if` takes for true: not empty, not zero, not nil; structs always."""
+    if isinstance(value, (Struct, Record)):
+        return True
+    if isinstance(value, Missing):
+        return False
+    return bool(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.plain()
+    if isinstance(value, (Missing, NilList)):
+        return None
+    return value
+
+
+def to_json(value: Any) -> str:
+    """The template function `json`, and `--format json`."""
+    return jsontext.dumps(_plain(value))
+
+
+def _text(value: Any, function: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{function}: expected string; got {gofmt.type_name(value)}")
+    return value
+
+
+def _split(text: Any, separator: Any) -> list[str]:
+    text, separator = _text(text, "split"), _text(separator, "split")
+    return text.split(separator) if separator else list(text)
+
+
+def _join(items: Any, separator: Any) -> str:
+    if items is None:
+        return ""
+    if not isinstance(items, (list, tuple)):
+        raise ValueError(f"expected []string; got {gofmt.type_name(items)}")
+    return _text(separator, "join").join(_text(item, "join") for item in items)  # pyright: ignore[reportUnknownVariableType]
+
+
+def _title(text: Any) -> str:
+    result: list[str] = []
+    previous = " "
+    for char in _text(text, "title"):
+        starts = not (previous.isalnum() or previous in "_'")
+        result.append(char.upper() if starts else char)
+        previous = char
+    return "".join(result)
+
+
+def _pad(text: Any, before: int, after: int) -> str:
+    text = _text(text, "pad")
+    return " " * before + text + " " * after if text else text
+
+
+def _truncate(text: Any, length: int) -> str:
+    return _text(text, "truncate")[:length]
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, (Record, Struct)) or value is None or isinstance(value, (bool, int, float, Missing)):
+        raise ValueError(f"len of type {gofmt.type_name(value)}")
+    return len(value.encode()) if isinstance(value, str) else len(value)
+
+
+def _index(value: Any, *keys: Any) -> Any:
+    for key in keys:
+        if isinstance(value, dict):
+            if not isinstance(key, str):
+                raise ValueError(f"value has type {gofmt.type_name(key)}; should be string")
+            table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+            if key in table:
+                value = table[key]
+            elif all(isinstance(item, str) for item in table.values()):
+                value = ""  # the zero of a map of strings
+            else:
+                value = MISSING
+        elif isinstance(value, (list, tuple, str)):
+            if isinstance(key, bool) or not isinstance(key, int):
+                raise ValueError(f"cannot index slice/array with type {gofmt.type_name(key)}")
+            items: Any = value.encode() if isinstance(value, str) else value  # pyright: ignore[reportUnknownVariableType]
+            if not 0 <= key < len(items):
+                raise ValueError(f"index out of range: {key}")
+            value = items[key]
+        elif value is None or isinstance(value, Missing):
+            raise ValueError("index of untyped nil")
+        else:
+            raise ValueError(f"can't index item of type {gofmt.type_name(value)}")
+    return value
+
+
+def _slice(value: Any, *bounds: int) -> Any:
+    if not isinstance(value, (list, tuple, str)):
+        raise ValueError(f"can't slice item of type {gofmt.type_name(value)}")
+    low = bounds[0] if bounds else 0
+    high = bounds[1] if len(bounds) > 1 else len(value)  # pyright: ignore[reportUnknownArgumentType]
+    for bound in (low, high):
+        if not 0 <= bound <= len(value):  # pyright: ignore[reportUnknownArgumentType]
+            raise ValueError(f"index out of range: {bound}")
+    if low > high:
+        raise ValueError(f"invalid slice index: {low} > {high}")
+    return value[low:high]  # pyright: ignore[reportUnknownVariableType]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int"
+    if isinstance(value, float):
+        return "float"
+    return (
+        "string"
+        if isinstance(value, str)
+        else "nil"
+        if value is None or isinstance(value, Missing)
+        else "other"
+    )
+
+
+def _equal(first: Any, *others: Any) -> bool:
+    if not others:
+        raise ValueError("missing argument for comparison")
+    for other in others:
+        kinds = _kind(first), _kind(other)
+        if "nil" in kinds:
+            if kinds[0] == kinds[1]:
+                return True
+            continue
+        if "other" in kinds:
+            raise ValueError("non-comparable type")
+        if kinds[0] != kinds[1]:
+            raise ValueError("incompatible types for comparison")
+        if first == other:
+            return True
+    return False
+
+
+def _less(first: Any, second: Any) -> bool:
+    kinds = _kind(first), _kind(second)
+    if kinds[0] != kinds[1]:
+        raise ValueError("incompatible types for comparison")
+    if kinds[0] not in ("int", "float", "string"):
+        raise ValueError("invalid type for comparison")
+    return first < second
+
+
+def _not(value: Any) -> bool:
+    return not truth(value)
+
+
+def _and(*_values: Any) -> Any:  # evaluated by _logic
+    raise AssertionError
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "and": _and,
+    "or": _and,
+    "not": _not,
+    "eq": _equal,
+    "ne": lambda first, second: not _equal(first, second),  # pyright: ignore
+    "lt": _less,
+    "le": lambda first, second: not _less(second, first),  # pyright: ignore
+    "gt": lambda first, second: _less(second, first),  # pyright: ignore
+    "ge": lambda first, second: not _less(first, second),  # pyright: ignore
+    "index": _index,
+    "slice": _slice,
+    "len": _length,
+    "print": gofmt.sprint,
+    "println": gofmt.sprintln,
+    "printf": gofmt.sprintf,
+    "html": lambda *values: gofmt.escape_html(gofmt.sprint(*values)),  # pyright: ignore
+    "urlquery": lambda *values: gofmt.escape_query(gofmt.sprint(*values)),  # pyright: ignore
+    "js": lambda *values: gofmt.escape_js(gofmt.sprint(*values)),  # pyright: ignore
+    "json": to_json,
+    "split": _split,
+    "join": _join,
+    "title": _title,
+    "lower": lambda text: _text(text, "lower").lower(),  # pyright: ignore
+    "upper": lambda text: _text(text, "upper").upper(),  # pyright: ignore
+    "pad": _pad,
+    "truncate": _truncate,
+}

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wherry.errors import Forbidden, InvalidParameter
+from wherry.network.ipam import DEFAULT_POOLS, Addresses, choose_subnet, mac_for, parse_bridge_address
+
+
+def test_the_lowest_free_address_is_next() -> None:
+    """As dockerd: with .2, .3 and .4 in use, and .2 freed, .2 comes next, and then .5."""
+    addresses = Addresses("172.31.240.0/24", "172.31.240.1")
+    assert [addresses.take() for _ in range(3)] == ["172.31.240.2", "172.31.240.3", "172.31.240.4"]
+    addresses.release("172.31.240.2")
+    assert [addresses.take(), addresses.take()] == ["172.31.240.2", "172.31.240.5"]
+
+
+def test_a_gateway_in_the_middle_is_never_given_out() -> None:
+    addresses = Addresses("10.0.0.0/29", "10.0.0.3")
+    assert [addresses.take() for _ in range(5)] == [f"10.0.0.{n}" for n in (1, 2, 4, 5, 6)]
+
+
+def test_a_full_subnet_is_refused_in_dockers_words() -> None:
+    addresses = Addresses("10.0.0.0/30", "10.0.0.1")
+    addresses.take()
+    with pytest.raises(Forbidden, match="no available IPv4 addresses on this network's address pools"):
+        addresses.take()
+    addresses.release("10.0.0.2")
+    assert addresses.take() == "10.0.0.2"
+
+
+@given(
+    taken=st.sets(st.integers(2, 14)),
+    steps=st.lists(st.one_of(st.just("take"), st.integers(0, 17)), max_size=60),
+)
+def test_addresses_behave_like_a_sorted_set(taken: set[int], steps: list[str | int]) -> None:
+    addresses = Addresses("10.0.0.0/28", "10.0.0.1", [f"10.0.0.{n}" for n in taken])
+    used = set(taken)
+    for step in steps:
+        free = [n for n in range(2, 15) if n not in used]
+        if step == "take" and free:
+            assert addresses.take() == f"10.0.0.{free[0]}"
+            used.add(free[0])
+        elif isinstance(step, int):
+            addresses.release(f"10.0.0.{step}")
+            used.discard(step)
+
+
+def test_the_mac_is_dockers() -> None:
+    assert mac_for("172.31.240.2") == "02:42:ac:1f:f0:02"
+
+
+def test_a_pool_that_overlaps_a_route_is_passed_over() -> None:
+    used = [ipaddress.IPv4Network(text) for text in ("172.17.3.0/24", "172.18.0.0/15", "10.0.0.0/8")]
+    assert str(choose_subnet(DEFAULT_POOLS, used)) == "172.20.0.0/16"
+    with pytest.raises(Forbidden, match="non-overlapping"):
+        choose_subnet(DEFAULT_POOLS, [ipaddress.IPv4Network("0.0.0.0/0")])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "10.0.0.1", "10.0.0.1/33", "10.0.0.1/31", "10.0.0.0/24", "10.0.0.255/24", "::1/64", "10.0.0.1/24 "],
+)
+def test_a_bad_bridge_address_names_itself(text: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse_bridge_address(text)
+    assert text in str(caught.value)
+
+
+def test_a_bridge_address_is_read() -> None:
+    assert str(parse_bridge_address("172.18.5.1/16").network) == "172.18.0.0/16"

@@ -1,0 +1,420 @@
+"""Networks as the engine uses them: places given and taken back, over restarts and deaths of the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.unit.network.conftest import SETTINGS, inside
+from wherry.errors import Forbidden, InvalidParameter, NotFound
+from wherry.network.links import Links
+from wherry.network.networks import Networks, NetworkSettings
+from wherry.store.database import Database
+
+
+def ports() -> dict[str, str]:
+    """Interfaces on the test's bridge, and their aliases."""
+    opened = Links()
+    try:
+        bridge = opened.find("wht0")
+        return {link.name: link.alias for link in opened.links() if bridge and link.master == bridge.index}
+    finally:
+        opened.close()
+
+
+def connected() -> dict[str, str]:
+    """Those of them that a container has."""
+    return {
+        name: alias.rpartition(" ")[2]
+        for name, alias in ports().items()
+        if alias.rpartition(" ")[2].startswith("container")
+    }
+
+
+async def rows(database: Database) -> list[tuple[str, str | None]]:
+    def read(connection: object) -> list[tuple[str, str | None]]:
+        found = connection.execute("SELECT container_id, address FROM endpoint ORDER BY container_id")  # type: ignore[attr-defined]
+        return [tuple(row) for row in found]
+
+    return await database.run(read, durable=False)
+
+
+async def eventually(condition: object) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.01)
+
+
+async def test_the_three_default_networks_are_there_and_keep_their_ids(
+    networks: Networks, database: Database
+) -> None:
+    ids = {n.name: n.id for n in networks.list()}
+    assert {n.name: n.driver for n in networks.list()} == {"bridge": "bridge", "host": "host", "none": "null"}
+    assert all(len(i) == 64 for i in ids.values())
+    await networks.close()
+    again = await Networks.open(database, SETTINGS)
+    assert {n.name: n.id for n in again.list()} == ids
+    await again.close()
+
+
+async def test_a_container_on_the_bridge_has_interface_address_mac_and_route(networks: Networks) -> None:
+    attachment = await networks.acquire("default", "container1")
+    endpoint = attachment.endpoint
+    assert attachment.network.name == "bridge"
+    assert (endpoint.address, endpoint.prefix_length, endpoint.gateway) == ("172.30.9.2", 24, "172.30.9.1")
+    assert endpoint.mac == "02:42:ac:1e:09:02"
+
+    def look() -> tuple[str, str]:
+        address = subprocess.run(["ip", "-j", "address"], capture_output=True, check=True, text=True).stdout
+        route = subprocess.run(["ip", "-j", "route"], capture_output=True, check=True, text=True).stdout
+        return address, route
+
+    assert attachment.sandbox is not None
+    address, route = inside(attachment.sandbox, look)
+    eth0 = next(link for link in json.loads(address) if link["ifname"] == "eth0")
+    assert (eth0["address"], eth0["operstate"], eth0["mtu"]) == ("02:42:ac:1e:09:02", "UP", 1500)
+    assert [a["local"] for a in eth0["addr_info"]] == ["172.30.9.2"]
+    assert {(r["dst"], r.get("gateway")) for r in json.loads(route)} == {
+        ("default", "172.30.9.1"),
+        ("172.30.9.0/24", None),
+    }
+    assert connected() == {f"veth{endpoint.id[:7]}": "container1"}
+
+
+async def test_host_and_none_have_no_address(networks: Networks) -> None:
+    host = await networks.acquire("host", "container1")
+    none = await networks.acquire("none", "container2")
+    assert host.sandbox is None
+    assert (host.endpoint.address, none.endpoint.address) == ("", "")
+    assert none.sandbox is not None
+    assert inside(none.sandbox, lambda: sorted(os.listdir("/proc/thread-self/net/dev_snmp6") or [])) in ([], ["lo"])
+
+
+async def test_a_released_address_is_free_and_its_port_off_the_bridge(
+    networks: Networks, database: Database
+) -> None:
+    first = await networks.acquire("bridge", "container1")
+    await networks.acquire("bridge", "container2")
+    assert await rows(database) == [("container1", "172.30.9.2"), ("container2", "172.30.9.3")]
+    await networks.release("container1")
+    await networks.release("container1")  # again is fine
+    await networks.release("nobody")
+    assert connected() == {f"veth{e.id[:7]}": "container2" for e in networks.endpoints(first.network.id)}
+    assert await rows(database) == [("container2", "172.30.9.3")]
+    assert networks.endpoint("container1") is None
+    assert (await networks.acquire("bridge", "container3")).endpoint.address == "172.30.9.2"
+
+
+async def test_a_second_start_of_a_container_takes_the_place_of_the_first(
+    networks: Networks, database: Database
+) -> None:
+    await networks.acquire("bridge", "container1")
+    again = await networks.acquire("bridge", "container1")
+    assert again.endpoint.address == "172.30.9.2"
+    assert len(connected()) == 1
+    assert await rows(database) == [("container1", "172.30.9.2")]
+
+
+@pytest.mark.parametrize("name", ["nosuch", "", " ", "container:x", "../x", "bridge "])
+async def test_an_unknown_network_is_refused_in_dockers_words(networks: Networks, name: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        networks.inspect(name)
+    assert str(caught.value) == f"network {name} not found"
+
+
+async def test_a_network_is_found_by_name_id_and_prefix(networks: Networks) -> None:
+    bridge = networks.inspect("bridge")
+    assert networks.inspect(bridge.id) is bridge
+    assert networks.inspect(bridge.id[:12]) is bridge
+
+
+async def test_a_burst_gets_distinct_addresses_and_nothing_is_left(networks: Networks, database: Database) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    taken = await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(30)))
+    assert sorted(a.endpoint.address for a in taken) == sorted(f"172.30.9.{n}" for n in range(2, 32))
+    await asyncio.gather(*(networks.release(f"container{n}") for n in range(30)))
+    assert connected() == {}
+    assert await rows(database) == []
+    await networks.remove_all()
+    await networks.close()
+    assert len(os.listdir("/proc/self/fd")) < before
+    await eventually(lambda: [link.name for link in all_links()] == ["lo"])
+    assert subprocess.run(["nft", "list", "tables"], capture_output=True, check=True).stdout == b""
+
+
+def all_links() -> list[object]:
+    opened = Links()
+    try:
+        return [*opened.links()]
+    finally:
+        opened.close()
+
+
+async def test_a_full_network_refuses_and_keeps_nothing(host: None, database: Database) -> None:
+    small = msgspec.structs.replace(SETTINGS, bip="172.30.9.1/30")
+    networks = await Networks.open(database, small)
+    await networks.acquire("bridge", "container1")
+    with pytest.raises(Forbidden, match="no available IPv4 addresses"):
+        await networks.acquire("bridge", "container2")
+    assert len(await rows(database)) == 1
+    assert len(connected()) == 1
+    await networks.release("container1")
+    assert (await networks.acquire("bridge", "container2")).endpoint.address == "172.30.9.2"
+    await networks.close()
+
+
+async def test_a_cancelled_acquire_keeps_nothing(networks: Networks, database: Database) -> None:
+    for turns in range(12):
+        task = asyncio.create_task(networks.acquire("bridge", "container1"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        result = (await asyncio.gather(task, return_exceptions=True))[0]
+        if not isinstance(result, BaseException):
+            await networks.release("container1")
+        assert await rows(database) == []
+        assert connected() == {}
+        assert networks.endpoint("container1") is None
+    assert (await networks.acquire("bridge", "container2")).endpoint.address == "172.30.9.2"
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.002, 0.1])
+async def test_a_bridge_that_somebody_deleted_is_made_again(networks: Networks, pause_s: float) -> None:
+    await networks.acquire("bridge", "container1")
+    await asyncio.sleep(pause_s)
+    subprocess.run(["ip", "link", "delete", "wht0"], check=True)
+    await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(2, 9)))
+    assert sorted(connected().values()) == [f"container{n}" for n in range(1, 9)]  # the first is back on it too
+
+
+async def test_ready_interfaces_that_somebody_deleted_are_made_again(networks: Networks) -> None:
+    await networks.reconcile(set())
+    await eventually(lambda: len(ports()) == 6)
+    for name in ports():
+        subprocess.run(["ip", "link", "delete", name], check=True)
+    await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(3)))
+    assert len(connected()) == 3
+
+
+async def test_a_restart_leaves_running_containers_alone_and_frees_the_dead(
+    networks: Networks, database: Database
+) -> None:
+    running = await networks.acquire("bridge", "container1")
+    assert running.sandbox is not None
+    netns = os.dup(running.sandbox)  # as a shim holds it
+    await networks.acquire("bridge", "container2")
+    before = connected()
+    await networks.close()
+    again = await Networks.open(database, SETTINGS)
+    assert again.endpoint("container1") == running.endpoint
+    await again.reconcile({"container1"})
+    assert connected() == {name: c for name, c in before.items() if c == "container1"}
+    assert await rows(database) == [("container1", "172.30.9.2")]
+    assert (await again.acquire("bridge", "container3")).endpoint.address == "172.30.9.3"
+    assert inside(netns, lambda: os.path.exists("/proc/thread-self/net/dev"))
+    os.close(netns)
+    await again.close()
+
+
+async def test_reconcile_removes_only_interfaces_of_this_bridge_that_are_ours(
+    networks: Networks, database: Database
+) -> None:
+    subprocess.run(["ip", "link", "add", "theirs", "master", "wht0", "type", "veth", "peer", "theirs2"], check=True)
+    subprocess.run(["ip", "link", "add", "vethabcdef0", "type", "veth", "peer", "p0"], check=True)
+    subprocess.run(["ip", "link", "set", "vethabcdef0", "alias", "wherry port wht00 c"], check=True)
+    subprocess.run(["ip", "link", "add", "vethabcdef1", "type", "veth", "peer", "p1"], check=True)
+    subprocess.run(["ip", "link", "set", "vethabcdef1", "alias", "wherry port wht0 c"], check=True)
+    await networks.reconcile(set())
+    names = {link.name for link in all_links()}  # type: ignore[attr-defined]
+    assert {"theirs", "theirs2", "vethabcdef0", "p0"} <= names
+    assert not {"vethabcdef1", "p1"} & names
+
+
+VICTIM = """
+import asyncio, os, sys
+from wherry.network.networks import Networks, NetworkSettings
+from wherry.store.database import Database
+
+async def main():
+    database = await Database.open(sys.argv[1])
+    networks = await Networks.open(database, NetworkSettings(bridge="wht0", bip="172.30.9.1/24"))
+    await networks.reconcile(set())
+    for number in range(3):
+        await networks.acquire("bridge", f"container{number}")
+    print("ready", flush=True)
+    while True:
+        for number in range(3, 6):
+            await networks.acquire("bridge", f"container{number}")
+            await networks.release(f"container{number - 1}")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("after_ms", [0, 1, 3, 7, 12])
+async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
+    host: None, tmp_path: Path, after_ms: int
+) -> None:
+    path = str(tmp_path / "killed.db")
+    victim = subprocess.Popen([sys.executable, "-c", VICTIM, path], stdout=subprocess.PIPE)
+    assert victim.stdout is not None
+    assert victim.stdout.readline() == b"ready\n"
+    await asyncio.sleep(after_ms / 1000)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    victim.stdout.close()
+    database = await Database.open(path)
+    networks = await Networks.open(database, SETTINGS)
+    await networks.reconcile(set())
+    assert await rows(database) == []
+    assert connected() == {}
+    assert (await networks.acquire("bridge", "container9")).endpoint.address == "172.30.9.2"
+    await networks.remove_all()
+    await networks.close()
+    await database.close()
+    await eventually(lambda: [link.name for link in all_links()] == ["lo"])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["flush ruleset", "delete table inet wherry-wht0", "flush chain inet wherry-wht0 postrouting"],
+)
+async def test_flushed_rules_come_back_by_themselves(networks: Networks, damage: str) -> None:
+    def rules() -> bytes:
+        return subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True).stdout
+
+    before = rules()
+    assert b"masquerade" in before
+    subprocess.run(["nft", damage], check=True)
+    assert rules() != before
+    async with asyncio.timeout(2):
+        while rules() != before:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_loop_of_starts_grows_nothing(networks: Networks) -> None:
+    async def loop(times: int) -> None:
+        for _ in range(times):
+            await networks.acquire("bridge", "container1")
+            await networks.release("container1")
+
+    await loop(20)
+    gc.collect()
+    descriptors, objects = len(os.listdir("/proc/self/fd")), len(gc.get_objects())
+    await loop(100)
+    await asyncio.sleep(0.2)  # the pool fills up again
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 12
+    assert len(gc.get_objects()) < objects + 500
+    await eventually(lambda: len(all_links()) <= 2 + 6)
+
+
+# Settings
+
+
+async def test_without_a_bridge_the_default_network_is_none(host: None, database: Database) -> None:
+    networks = await Networks.open(database, NetworkSettings(bridge="none"))
+    assert {n.name for n in networks.list()} == {"host", "none"}
+    attachment = await networks.acquire("default", "container1")
+    assert attachment.network.name == "none"
+    with pytest.raises(NotFound, match="network bridge not found"):
+        await networks.acquire("bridge", "container2")
+    assert [link.name for link in all_links()] == ["lo"]  # type: ignore[attr-defined]
+    await networks.close()
+
+
+async def test_an_existing_bridge_is_used_as_it_is_and_never_removed(host: None, database: Database) -> None:
+    subprocess.run(["ip", "link", "add", "wht0", "type", "bridge"], check=True)
+    subprocess.run(["ip", "address", "add", "172.30.77.9/24", "dev", "wht0"], check=True)
+    networks = await Networks.open(database, NetworkSettings(bridge="wht0"))
+    bridge = networks.inspect("bridge")
+    assert (bridge.subnet, bridge.gateway) == ("172.30.77.0/24", "172.30.77.9")
+    assert (await networks.acquire("bridge", "container1")).endpoint.address == "172.30.77.1"
+    with pytest.raises(InvalidParameter, match="does not match requested configuration"):
+        await Networks.open(database, NetworkSettings(bridge="wht0", bip="172.30.78.1/24"))
+    await networks.remove_all()
+    await networks.close()
+    assert "wht0" in [link.name for link in all_links()]  # type: ignore[attr-defined]
+
+
+async def test_an_interface_that_is_no_bridge_is_refused(host: None, database: Database) -> None:
+    subprocess.run(["ip", "link", "add", "wht0", "type", "veth", "peer", "wht1"], check=True)
+    with pytest.raises(InvalidParameter, match="wht0 is not a bridge"):
+        await Networks.open(database, SETTINGS)
+
+
+async def test_the_first_free_pool_is_chosen_and_kept(host: None, database: Database) -> None:
+    subprocess.run(["ip", "link", "add", "lan", "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "set", "lan", "up"], check=True)
+    subprocess.run(["ip", "address", "add", "172.17.4.1/24", "dev", "lan"], check=True)
+    subprocess.run(["ip", "route", "add", "172.18.0.0/16", "via", "172.17.4.2"], check=True)
+    settings = NetworkSettings(bridge="wht0")
+    networks = await Networks.open(database, settings)
+    assert networks.inspect("bridge").subnet == "172.19.0.0/16"
+    await networks.remove_all()
+    await networks.close()
+    subprocess.run(["ip", "link", "delete", "lan"], check=True)
+    again = await Networks.open(database, settings)
+    assert again.inspect("bridge").subnet == "172.19.0.0/16"
+    await again.close()
+
+
+async def test_another_address_is_taken_on_when_nobody_is_connected(networks: Networks, database: Database) -> None:
+    await networks.acquire("bridge", "container1")
+    await networks.close()
+    moved = msgspec.structs.replace(SETTINGS, bip="172.30.10.1/24")
+    busy = await Networks.open(database, moved)
+    assert busy.inspect("bridge").subnet == "172.30.9.0/24"
+    assert len([w for w in busy.warnings() if "172.30.9.0/24" in w]) == 1
+    await busy.reconcile(set())
+    await busy.close()
+    free = await Networks.open(database, moved)
+    assert (await free.acquire("bridge", "container1")).endpoint.address == "172.30.10.2"
+    opened = Links()
+    assert [str(a) for i, a in opened.addresses() if i == opened.index_of("wht0")] == ["172.30.10.1/24"]
+    opened.close()
+    await free.close()
+
+
+async def test_two_daemons_stand_side_by_side(networks: Networks, tmp_path: Path) -> None:
+    database = await Database.open(str(tmp_path / "second.db"))
+    second = await Networks.open(database, NetworkSettings(bridge="wht1", bip="172.30.10.1/24"))
+    first = await networks.acquire("bridge", "container1")
+    await second.acquire("bridge", "container1")
+    await second.reconcile(set())
+    await second.remove_all()
+    await second.close()
+    await database.close()
+    assert connected() == {f"veth{first.endpoint.id[:7]}": "container1"}
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, check=True, text=True).stdout
+    assert tables == "table inet wherry-wht0\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (NetworkSettings(bridge=""), "''"),
+        (NetworkSettings(bridge="sixteen-letters-"), "'sixteen-letters-'"),
+        (NetworkSettings(bridge='x" accept; #'), "accept"),
+        (NetworkSettings(bridge="a/b"), "'a/b'"),
+        (NetworkSettings(bip="10.0.0.1"), "10.0.0.1"),
+        (NetworkSettings(mtu=1), "MTU 1"),
+        (NetworkSettings(default_address_pools=("10.0.0.1/8",)), "'10.0.0.1/8'"),
+    ],
+)
+async def test_bad_settings_are_refused_and_name_the_value(
+    host: None, database: Database, settings: NetworkSettings, text: str
+) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        await Networks.open(database, settings)
+    assert text in str(caught.value)
+    assert [link.name for link in all_links()] == ["lo"]  # type: ignore[attr-defined]
