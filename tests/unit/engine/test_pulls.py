@@ -11,10 +11,10 @@ import time
 from typing import Any
 
 import pytest
-
 from tests.fakes import registry as fake
 from tests.fakes.registry import FakeRegistry, config_of, digest_of, tar_of
 from tests.unit.engine.image_fixtures import Bench
+
 from wherry.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, WherryError
 from wherry.model.images import AuthConfig
 from wherry.oci.digest import Digest
@@ -162,10 +162,10 @@ async def test_credentials_of_the_request_are_used(bench: Bench) -> None:
         with pytest.raises(Unauthorized):
             await bench.pull(f"{registry.address}/x", "1")
         await bench.pull(f"{registry.address}/x", "1", auth=AuthConfig(username="user", password="secret"))
-    assert b"secret" not in await on_disk(bench)
+    assert b"secret" not in on_disk(bench)
 
 
-async def on_disk(bench: Bench) -> bytes:
+def on_disk(bench: Bench) -> bytes:
     """Every byte below the store (S43)."""
     root = os.path.dirname(os.path.dirname(bench.store.blobs.path(Digest("sha256:" + "0" * 64))))
     found = bytearray()
