@@ -79,7 +79,7 @@ def _uncounted(image: Json) -> None:
 
 def _container_fields(image: Json) -> None:
     """An image's configuration was a container's once, with fields that mean nothing in an image."""
-    config = image.get("Config") or {}
+    config: Json = image.get("Config") or {}
     for name in ("AttachStderr", "AttachStdin", "AttachStdout", "OpenStdin", "StdinOnce", "Tty"):
         config.setdefault(name, False)
     for name in ("Domainname", "Hostname", "Image"):
