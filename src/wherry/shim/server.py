@@ -35,6 +35,7 @@ import sys
 import termios
 import time
 
+from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.shim import records, sockets
 from wherry.shim.keys import Detacher
 from wherry.shim.keys import parse as parse_keys
@@ -397,7 +398,7 @@ class Shim:
 
     def _update(self, request: Message, fds: list[int]) -> Reply:
         self._require(CREATED, RUNNING, PAUSED)
-        self._get_container().cgroup.update(request["resources"])
+        cgroup_for(self._record["cgroup"]).update(request["resources"])
         return {}, []
 
     def _pids(self, request: Message, fds: list[int]) -> Reply:

@@ -106,7 +106,9 @@ async def test_platform_of_an_index(bench: Bench) -> None:
         assert (await bench.images.inspect(f"{registry.address}/x:1")).architecture == "amd64"
         await bench.pull(f"{registry.address}/x", "1", platform="linux/arm64")
         assert (await bench.images.inspect(f"{registry.address}/x:1")).architecture == "arm64"
-        with pytest.raises(NotFound, match="no matching manifest for linux/s390x in the manifest list entries"):
+        with pytest.raises(
+            NotFound, match="no matching manifest for linux/s390x in the manifest list entries"
+        ):
             await bench.pull(f"{registry.address}/x", "1", platform="linux/s390x")
 
 
@@ -261,9 +263,19 @@ HOSTILE = {
     "size a float": (lambda r: change_layer(r, size=1e300), ""),
     "md5 digest": (lambda r: change_layer(r, digest="md5:" + "0" * 32), ""),
     "digest with a path": (lambda r: change_layer(r, digest="sha256:../../../../etc/passwd"), ""),
-    "foreign media type": (lambda r: change_layer(r, mediaType="text/html"), "unsupported media type text/html"),
+    "foreign media type": (
+        lambda r: change_layer(r, mediaType="text/html"),
+        "unsupported media type text/html",
+    ),
     "helm chart": (
-        lambda r: change(r, config={"mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": "sha256:" + "0" * 64, "size": 2}),
+        lambda r: change(
+            r,
+            config={
+                "mediaType": "application/vnd.cncf.helm.config.v1+json",
+                "digest": "sha256:" + "0" * 64,
+                "size": 2,
+            },
+        ),
         "unsupported media type application/vnd.cncf.helm",
     ),
     "windows": (
@@ -317,7 +329,9 @@ async def test_cut_download_goes_on_at_the_next_pull(bench: Bench) -> None:
         registry.add_image("x", "1", layers=LAYERS[2:])
         layer = json.loads(registry.manifests["x", "1"][0])["layers"][0]["digest"]
         registry.fault("/blobs/" + layer, fake.cut_after(100_000, registry.blobs[layer]), times=1)
-        registry.fault("/blobs/" + layer, fake.cut_after(0, registry.blobs[layer]), times=fetch.MAX_ATTEMPTS - 1)
+        registry.fault(
+            "/blobs/" + layer, fake.cut_after(0, registry.blobs[layer]), times=fetch.MAX_ATTEMPTS - 1
+        )
         with pytest.raises(WherryError):
             await bench.pull(f"{registry.address}/x", "1")
         registry.requests.clear()
