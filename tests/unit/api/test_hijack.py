@@ -368,8 +368,9 @@ async def test_an_upload_cut_short_is_an_error(server: Server) -> None:
     client = await server.connect()
     client.send(b"POST /images/load HTTP/1.1\r\nHost: d\r\nContent-Length: 100\r\n\r\nabc")
     client.end()
-    answer = await client.rest()
-    assert answer.split()[1] == b"400"
+    answer = await client.answer()
+    assert (answer.status, list(answer.json())) == (200, ["errorDetail", "error"])  # as Docker, in the stream
+    assert await client.rest() == b""
 
 
 async def test_half_close_behind_an_upload_is_no_disconnect(server: Server) -> None:
