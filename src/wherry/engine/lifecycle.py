@@ -24,6 +24,7 @@ from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, NotModified, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import ContainerWaited
+from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
 
 _log = logging.getLogger(__name__)
@@ -404,8 +405,8 @@ class Lifecycle:
 
     async def apply_limits(self, container: Container, resources: dict[str, object]) -> None:
         """Write new limits into the running container's cgroup."""
-        assert container.shim is not None
-        await container.shim.update(resources)
+        cgroup = cgroup_for(bundle.cgroup_path(container.record, self._context.settings))
+        await asyncio.to_thread(cgroup.update, resources)
 
 
 async def _send_away(shim: Shim) -> None:
