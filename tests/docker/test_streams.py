@@ -199,7 +199,8 @@ def test_every_attached_client_sees_everything(engine: Engine, name: str) -> Non
     path = f"/containers/{name}/attach"
     with (
         engine.hijack(path, stream=1, stdout=1, stderr=1) as one,
-        engine.hijack(path, stream=1, stdout=1) as two,engine.hijack(path, stream=1, stdin=1) as typist
+        engine.hijack(path, stream=1, stdout=1) as two,
+        engine.hijack(path, stream=1, stdin=1) as typist,
     ):
         start(engine, name)
         typist.send(b"typed\n")
