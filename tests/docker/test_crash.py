@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import MARK
 from tests.docker import rootfs
 from tests.docker.conftest import make_wherry
-from tests.docker.engine import ROOT, Wherry
+from tests.docker.engine import ROOT
 from tests.docker.registry import Registry
 
 

@@ -374,7 +374,11 @@ def _check_kind(key: str, kind: str, value: Any) -> None:
         raise InvalidParameter(f"{key}: expected a size such as 64MiB, got {value!r}")
     wanted, name = _KINDS[kind]
     fits = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
-    items = cast("list[Any]", value if kind == "list" else list(value.values()) if kind == "map" else []) if fits else []
+    items: list[Any] = []
+    if fits and kind == "list":
+        items = cast("list[Any]", value)
+    elif fits and kind == "map":
+        items = list(cast("dict[str, Any]", value).values())
     if not fits or not all(isinstance(item, str) for item in items):
         raise InvalidParameter(f"{key}: expected {name}, got {value!r}")
 

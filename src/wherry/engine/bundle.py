@@ -131,14 +131,14 @@ def security_options(host: HostConfig, settings: EngineSettings) -> SecurityOpti
         )
         if key == "no-new-privileges":
             if value not in ("", "true", "false"):
-                raise InvalidParameter(f"invalid --security-opt 2: {option!r}")
+                raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
             no_new_privileges = value != "false"
         elif key == "seccomp":
             seccomp = value
         elif key == "systempaths" and value == "unconfined":
             unconfined = True
         elif key not in ("label", "apparmor", "writable-cgroups"):
-            raise InvalidParameter(f"invalid --security-opt: {option!r}")
+            raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
     return SecurityOptions(
         no_new_privileges=no_new_privileges, seccomp=seccomp, systempaths_unconfined=unconfined
     )

@@ -193,7 +193,9 @@ class Context:
     def check_log(self, log: LogConfig) -> None:
         """Refuse a driver that is not installed, or options it does not take. Docker's texts."""
         if log.type not in plugins.driver_names(plugins.LOGS):
-            raise InvalidParameter(f"logger: no log driver named '{log.type}' is registered")
+            raise InvalidParameter(
+                f'error looking up logging plugin {log.type}: plugin "{log.type}" not found'
+            )
         plugins.load_driver(plugins.LOGS, log.type).validate(log.config or {})
 
     def log_target(self, container: Container) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from wherry.engine.context import Context
 from wherry.engine.creation import parse_signal
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
-from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, WherryError
+from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, NotModified, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import ContainerWaited
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
@@ -90,7 +90,10 @@ class Lifecycle:
         joined = self._joined(container, find_running)
         sandbox: int | None = None
         if not mode.startswith("container:"):
-            attachment = await context.networks.acquire(mode, container.id)
+            try:
+                attachment = await context.networks.acquire(mode, container.id)
+            except NotFound as exc:
+                raise NotFound(f"failed to set up container networking: {exc}") from exc
             state.endpoint, sandbox = attachment.endpoint, attachment.sandbox
         container.mark("network ready")
         killpoint("start:network-ready")
@@ -216,7 +219,7 @@ class Lifecycle:
         except (ShimError, ShimGone):
             pass  # it ended just now: its socket is closed, and that is what the client sees
 
-    async def _hand(self, shim: Shim, container: Container, client: EarlyClient) -> None:
+    def _hand(self, shim: Shim, container: Container, client: EarlyClient) -> asyncio.Future[Any]:
         options, config = client.options, container.record.config
         answer = shim.attach(
             client.sock,
@@ -227,10 +230,8 @@ class Lifecycle:
             detach_keys=(options.detach_keys or DETACH_KEYS) if config.tty else "",
             pending=client.pending,
         )
-        try:
-            await answer
-        finally:
-            client.sock.close()
+        answer.add_done_callback(lambda _: client.sock.close())
+        return answer
 
     # Events of a shim
 
@@ -381,7 +382,7 @@ class Lifecycle:
             if not container.state.is_running:
                 raise Conflict(f"container {container.id} is not running")
             if container.state.status == "paused":
-                raise Conflict(f"container {container.id} is already paused")
+                raise Conflict(f"Container {container.id} is already paused")
             assert container.shim is not None
             await container.shim.pause()
             container.state.become("paused")
@@ -419,11 +420,12 @@ async def _send_away(shim: Shim) -> None:
 def _runtime_message(error: ShimError) -> str:
     """Docker's whole sentence: tools look for its middle, people read its end."""
     text = str(error)
-    if text.startswith("failed to create task"):
-        return text
+    if text.startswith(("unable to find user", "unable to find group")):
+        return text  # Docker finds out before it asks its runtime
+    middle = text if text.startswith("unable to start") else f"unable to start container process: {text}"
     return (
         "failed to create task for container: failed to create shim task: OCI runtime create failed: "
-        f"{text if text.startswith('unable to start') else 'unable to start container process: ' + text}: unknown"
+        f"wherry-runtime create failed: {middle}"
     )
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import msgspec
 
 from wherry.errors import InvalidParameter
-from wherry.network import nat
 from wherry.network.driver import NetworkConfig
+from wherry.network.foreign import OUR_PREFIX
 from wherry.network.ipam import DEFAULT_POOLS, choose_subnet, parse_bridge_address
 from wherry.network.links import Links
 
@@ -69,7 +69,7 @@ def check_settings(settings: NetworkSettings) -> None:
 
 def firewall_table(bridge: str) -> str:
     """The nftables table of the daemon with this bridge: bridges are what tells daemons apart."""
-    return nat.OUR_PREFIX if bridge == DEFAULT_BRIDGE else f"{nat.OUR_PREFIX}-{bridge}"
+    return OUR_PREFIX if bridge == DEFAULT_BRIDGE else f"{OUR_PREFIX}-{bridge}"
 
 
 def new_network(name: str, driver: str) -> NetworkConfig:
