@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -185,7 +186,8 @@ class Lifecycle:
             has_sandbox=has_sandbox,
             seccomp=profile,
         )
-        os.makedirs(directory, mode=0o711, exist_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)  # an earlier run's records must not be taken for this one's
+        os.makedirs(directory, mode=0o711)
         with open(os.path.join(directory, "config.json"), "wb", opener=_private) as file:
             file.write(json.dumps(spec, separators=(",", ":")).encode())
         return compiled
