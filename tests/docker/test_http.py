@@ -69,7 +69,9 @@ def test_every_version_from_the_oldest_to_the_newest(engine: Engine, version: st
 def test_a_few_requests_on_one_connection(engine: Engine) -> None:
     request = b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"
     assert (
-        raw(engine, request * 3 + b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n").count(b"\r\nOK")
+        raw(engine, request * 3 + b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n").count(
+            b"\r\nOK"
+        )
         == 4
     )
 

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import docker
 import docker.errors
 import pytest
 
+import docker
 from tests.docker import rootfs
 from tests.docker.engine import Engine
 

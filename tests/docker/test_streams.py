@@ -200,12 +200,12 @@ def test_every_attached_client_sees_everything(engine: Engine, name: str) -> Non
     with (
         engine.hijack(path, stream=1, stdout=1, stderr=1) as one,
         engine.hijack(path, stream=1, stdout=1) as two,
+        engine.hijack(path, stream=1, stdin=1) as typist,
     ):
-        with engine.hijack(path, stream=1, stdin=1) as typist:
-            start(engine, name)
-            typist.send(b"typed\n")
-            typist.half_close()
-            assert one.split()[0] == two.split()[0] == b"typed\nend\n"
+        start(engine, name)
+        typist.send(b"typed\n")
+        typist.half_close()
+        assert one.split()[0] == two.split()[0] == b"typed\nend\n"
 
 
 def test_bytes_sent_with_the_request_are_stdin(wherry: Engine, name: str) -> None:

@@ -158,7 +158,9 @@ def test_exec_is_in_the_same_cgroup_and_namespaces(bundle: Bundle) -> None:
     done = bundle.exec("sh", "-c", "cat /proc/self/cgroup; for n in /proc/self/ns/*; do readlink $n; done")
     with open(f"/proc/{pid}/cgroup") as file:
         theirs = {line.split(":")[1] for line in file}
-    assert len(theirs) == len([line for line in done.stdout.splitlines() if line.count(":") >= 2 and "[" not in line])
+    assert len(theirs) == len(
+        [line for line in done.stdout.splitlines() if line.count(":") >= 2 and "[" not in line]
+    )
     for name in ("pid", "net", "ipc", "uts", "mnt", "cgroup"):
         assert os.readlink(f"/proc/{pid}/ns/{name}") in done.stdout
     bundle.end(pid)
@@ -203,7 +205,14 @@ def test_list(make_bundle: Callable[[], Bundle]) -> None:
     assert first.call("list", "--quiet").stdout.split() == sorted([first.id, second.id])
     shown = {each["id"]: each["status"] for each in json.loads(first.call("list", "-f", "json").stdout)}
     assert shown == {first.id: "running", second.id: "created"}
-    assert first.call("list").stdout.splitlines()[0].split() == ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
+    assert first.call("list").stdout.splitlines()[0].split() == [
+        "ID",
+        "PID",
+        "STATUS",
+        "BUNDLE",
+        "CREATED",
+        "OWNER",
+    ]
     for pid in pids:
         first.end(pid)
 

@@ -102,6 +102,8 @@ def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
         sys.stdout.write(group_help(path))
         return 0
+    if options.text("config"):
+        environ = {**environ, "DOCKER_CONFIG": options.text("config")}
     session = Session(environ, host=_host(options), tls=_tls(options, environ))
     return run_command(session, path, leaf, load(leaf), rest, asked_help=asked_help)
 

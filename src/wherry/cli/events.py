@@ -34,10 +34,11 @@ def event_line(event: dict[str, Any]) -> str:
 def _printer(format_text: str) -> Callable[[dict[str, Any]], str]:
     if not format_text:
         return event_line
+    from wherry.cli.inspect import typed
     from wherry.cli.template import Struct, Template, TemplateError, to_json
 
     if format_text == "json":
-        return lambda event: to_json(event) + "\n"
+        return lambda event: to_json(typed(event)) + "\n"
     try:
         template = Template(format_text)
     except TemplateError as exc:

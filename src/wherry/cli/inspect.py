@@ -68,7 +68,7 @@ def _show_template(session: Session, format_text: str, found: list[str]) -> None
 
     if format_text == "json":
         for text in found:
-            session.out(to_json(loads(text)) + "\n")
+            session.out(to_json(typed(loads(text))) + "\n")
         return
     try:
         template = Template(format_text, strict=True)

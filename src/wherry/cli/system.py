@@ -77,7 +77,7 @@ def _version_format(format_text: str, client: dict[str, Any], server: dict[str, 
 
     both = {"Client": client, "Server": server}
     if format_text == "json":
-        return to_json(both) + "\n"
+        return to_json(typed(both)) + "\n"
     try:
         template = Template(format_text, name="version")
     except TemplateError as exc:
@@ -190,7 +190,7 @@ def _info_format(format_text: str, info: dict[str, Any], client: dict[str, Any],
     if problem:
         whole["ServerErrors"] = [problem]
     if format_text == "json":
-        return to_json(whole) + "\n"
+        return to_json(typed(whole)) + "\n"
     try:
         template = Template(format_text)
     except TemplateError as exc:

@@ -422,7 +422,7 @@ class NilList(list["Any"]):
 NIL_LIST = NilList()
 MAPS = frozenset(
     "Annotations Attributes Data DriverOpts ExposedPorts Labels Networks Options PortBindings Ports StorageOpt "
-    "Sysctls Tmpfs Volumes Details Metadata Runtimes IndexConfigs".split()
+    "Sysctls Tmpfs Volumes Details Runtimes IndexConfigs".split()
 )
 """Fields that are maps in Docker's types; every other object is a struct, and prints as one."""
 POINTERS = frozenset(
@@ -457,8 +457,18 @@ def _plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """The template function `json`, and `--format json`."""
-    return jsontext.dumps(_plain(value))
+    """The template function `json`, and `--format json`: structs in their own order, maps by key."""
+    return jsontext.dumps(_sorted(_plain(value)))
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        names = table if isinstance(value, Struct) else sorted(table)
+        return {name: _sorted(table[name]) for name in names}
+    if isinstance(value, list):
+        return [_sorted(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
 
 
 def _text(value: Any, function: str) -> str:

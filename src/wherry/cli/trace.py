@@ -31,7 +31,7 @@ def trace_lines(steps: Sequence[tuple[str, float]], *, colour: bool) -> str:
             bar = f"\x1b[36m{bar}\x1b[0m"
         rows.append([name, f"{at:.2f} ms", f"{at - before:.2f} ms", " " * start + bar])
         before = at
-    return tabulate(rows)
+    return "".join(f"{line.rstrip()}\n" for line in tabulate(rows).splitlines())
 
 
 def show_trace(session: Session, path: str) -> None:

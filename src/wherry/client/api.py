@@ -10,7 +10,7 @@ import os
 
 from wherry.client import http, jsontext
 from wherry.client.address import Address
-from wherry.errors import Unavailable, WherryError
+from wherry.errors import InvalidParameter, Unavailable, WherryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -274,7 +274,10 @@ def escape(text: str, safe: str = "") -> str:
 
 
 def segment(name: str) -> str:
-    """A container's or image's name as part of a path; an image's slashes and colons stay."""
+    """A container's or image's name as part of a path: without the leading slash that names are listed with."""
+    name = name.removeprefix("/")
+    if not name:
+        raise InvalidParameter("invalid name or ID: value is empty")
     return escape(name, "/:@+")
 
 

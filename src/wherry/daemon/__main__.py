@@ -76,7 +76,7 @@ async def run(settings: DaemonSettings) -> None:
                 experimental=settings.experimental,
             ),
         )
-        servers = []
+        servers: list[asyncio.Server] = []
         for host, listener in listeners:
             servers += await serve(app, [listener], tls=tls if host.startswith("tcp") else None)
             _log.info("API listen on %s", host.partition("://")[2] or host)

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -374,11 +374,12 @@ def _check_kind(key: str, kind: str, value: Any) -> None:
         raise InvalidParameter(f"{key}: expected a size such as 64MiB, got {value!r}")
     wanted, name = _KINDS[kind]
     fits = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
+    items: list[Any] = []
     if fits and kind == "list":
-        fits = all(isinstance(item, str) for item in value)
-    if fits and kind == "map":
-        fits = all(isinstance(item, str) for item in value.values())
-    if not fits:
+        items = cast("list[Any]", value)
+    elif fits and kind == "map":
+        items = list(cast("dict[str, Any]", value).values())
+    if not fits or not all(isinstance(item, str) for item in items):
         raise InvalidParameter(f"{key}: expected {name}, got {value!r}")
 
 
@@ -450,12 +451,13 @@ def _runtimes(given: dict[str, Any]) -> dict[str, RuntimeSetting]:
                 found[name] = RuntimeSetting(path)
                 break
     for name, value in given.items():
-        path = value.get("path") if isinstance(value, dict) else None  # type: ignore[reportUnknownMemberType]
+        fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        path = fields.get("path")
         if not isinstance(path, str) or not path:
             raise InvalidParameter(f"runtimes: {name}: expected an object with a path")
         if name == "wherry":
             raise InvalidParameter("runtime name 'wherry' is reserved")
-        args = value.get("runtimeArgs") or []
+        args: list[Any] = fields.get("runtimeArgs") or []
         found[name] = RuntimeSetting(path, tuple(str(arg) for arg in args))
     return found
 

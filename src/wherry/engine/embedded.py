@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from wherry.engine.attach import AttachOptions, Attachment
+from wherry.engine.attach import Attachment, AttachOptions
 from wherry.engine.engine import Engine as _Engine
 from wherry.engine.logs import LogsOptions
 from wherry.engine.settings import EngineSettings
@@ -64,6 +64,7 @@ class AsyncEngine:
 
     async def __aexit__(self, *error: object) -> None:
         if self._engine is not None:
+            await self._engine.launcher.stop()  # it ends with the last container that still runs
             await self._engine.close()
             self._engine = None
 
@@ -94,7 +95,9 @@ class AsyncEngine:
     async def import_image(self, path: str, reference: str, *, changes: Sequence[str] = ()) -> str:
         """Make an image of a tar of a root filesystem; its ID."""
         repository, _, tag = reference.partition(":")
-        messages = self.services.images.import_image(_file_chunks(path), repository, tag, changes=changes)
+        messages = self.services.images.import_image(
+            "-", repository, tag, changes=changes, stream=_file_chunks(path)
+        )
         return str((await _last(messages)).get("status", ""))
 
     async def images(self) -> list[ImageSummary]:

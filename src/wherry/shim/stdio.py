@@ -166,6 +166,7 @@ class Stdio:
         self._close_stdin = close_stdin and not self._is_terminal
         self._on_detach = on_detach
         self._clients: list[Client] = []
+        self._settled: list[Client] = []
         self._farewells: list[Client] = []
         self._stdin_queue = bytearray()
         self._stdin_ends = False
@@ -197,7 +198,7 @@ class Stdio:
     @property
     def is_idle(self) -> bool:
         """True once no client is owed anything, after the end."""
-        return not self._clients and not self._farewells
+        return not self._clients and not self._settled and not self._farewells
 
     def _wait_for(self, client: Client) -> None:
         """Watch exactly what can be dealt with now."""
@@ -205,7 +206,10 @@ class Stdio:
             return
         fd = client.sock.fileno()
         if client.closing and not client.backlog:
-            self._bid_farewell(client)
+            if self._finishing is not None and self._ended:
+                self._settle(client)
+            else:
+                self._bid_farewell(client)
             return
         mask = 0
         if client.reading and len(self._stdin_queue) < STDIN_BACKLOG:
@@ -264,10 +268,18 @@ class Stdio:
             self._stdin_queue += data
             self._loop.watch(self._stdin, WRITE, self._on_stdin)
 
+    def _settle(self, client: Client) -> None:
+        """It has every byte. Its end of output waits until the exit is told: who sees the end may ask for the code."""
+        self._loop.forget(client.sock.fileno())
+        self._clients.remove(client)
+        self._settled.append(client)
+        self._after_client()
+
     def _bid_farewell(self, client: Client) -> None:
         """End its output, then wait for it to hang up."""
         fd = client.sock.fileno()
-        self._clients.remove(client)
+        if client in self._clients:
+            self._clients.remove(client)
         self._loop.forget(fd)
         try:
             client.sock.shutdown(socket.SHUT_WR)
@@ -438,12 +450,12 @@ class Stdio:
             self.console = -1
         if self.log is not None:
             self.log.close()
+        self._ended = True
+        self._deadline = self._loop.later(FLUSH_S, self._tell)
         for client in list(self._clients):
             client.reading = False
             client.closing = True
             self._wait_for(client)
-        self._ended = True
-        self._deadline = self._loop.later(FLUSH_S, self._tell)
         self._after_client()
         self._look_for_laggards()
 
@@ -454,3 +466,6 @@ class Stdio:
         if self._finishing is not None:
             finishing, self._finishing = self._finishing, None
             finishing()
+        settled, self._settled = self._settled, []
+        for client in settled:
+            self._bid_farewell(client)

@@ -67,7 +67,7 @@ def render(text: str, value: Any = DATA) -> str:
             "true true true true true false false",
         ),
         ("{{and .B .S}} {{or .Nil .S}} {{and .Empty .S}}", "web web []"),
-        ("{{json .M}} {{json .Nil}} {{json .S}}", '{"y":"2","x":"1"} null "web"'),
+        ("{{json .M}} {{json .Nil}} {{json .S}}", '{"x":"1","y":"2"} null "web"'),
         ("{{println .S}}|{{print .S .N}}|{{print 1 2}}", "web\n|web3|1 2"),
         (
             '{{printf "%d %5d|%-5d|%05d %x %q %t %v %.2f %% %s" 1 2 3 4 255 "a" true .L 1.234 .L}}',

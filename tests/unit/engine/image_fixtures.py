@@ -83,7 +83,11 @@ def docker_archive(*tags: str, layers: Sequence[bytes] | None = None, **config: 
     layers = [tar_of({"hello": b"world"})] if layers is None else layers
     files = {"config.json": config_of(layers, **config)}
     files |= {f"{n}/layer.tar": layer for n, layer in enumerate(layers)}
-    item = {"Config": "config.json", "RepoTags": list(tags) or None, "Layers": [f"{n}/layer.tar" for n in range(len(layers))]}
+    item = {
+        "Config": "config.json",
+        "RepoTags": list(tags) or None,
+        "Layers": [f"{n}/layer.tar" for n in range(len(layers))],
+    }
     files["manifest.json"] = json.dumps([item]).encode()
     return archive_of(files)
 
