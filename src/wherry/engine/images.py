@@ -170,7 +170,7 @@ class Images:
             os=config.os or "linux",
             size=image.size,
             config=_config_view(config.config),
-            graph_driver=GraphDriverData(data=None, name=self._store.driver.name),
+            graph_driver=GraphDriverData(data=self._graph_data(image), name=self._store.driver.name),
             root_fs=RootFS(),
             metadata=ImageMetadata(format_time(image.last_tagged_ns)),
             comment=config.comment or (config.history[-1].comment if config.history else ""),
@@ -392,6 +392,11 @@ class Images:
                 self._configs.pop(next(iter(self._configs)))
             self._configs[image_id] = config
         return config
+
+    def _graph_data(self, image: Image) -> dict[str, str] | None:
+        if not image.layers:
+            return None
+        return dict(self._store.driver.layer_data(image.layers[-1].chain_id))
 
     async def _shared_sizes(self, images: Sequence[Image]) -> dict[Digest, int]:
         sizes = await self._store.images.layer_sizes()

@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 from wherry.engine import threads
 from wherry.engine.progress import Message, Progress, stream
 from wherry.engine.transfers import Report, Transfers
-from wherry.errors import Forbidden, InvalidParameter, NotFound
+from wherry.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, WherryError
 from wherry.model.images import AuthConfig
 from wherry.oci.digest import ChainID, DiffID, Digest, chain_ids, digest_of, parse_digest
 from wherry.oci.image import (
@@ -86,7 +86,7 @@ class Pulls:
     ) -> AsyncGenerator[Message]:
         try:
             repository, tags = await self._registry.tags(reference.domain, reference.path, credentials)
-        except (NotFound, Denied) as exc:
+        except (NotFound, Denied, Unauthorized) as exc:
             raise explain(exc, reference) from exc
 
         async def work(progress: Progress) -> None:
@@ -105,7 +105,7 @@ class Pulls:
         wanted = reference.digest or reference.tag or ""
         try:
             return await self._registry.open(reference.domain, reference.path, wanted, credentials)
-        except (NotFound, Denied) as exc:
+        except (NotFound, Denied, Unauthorized) as exc:
             raise explain(exc, reference) from exc
 
     async def _pull_one(
@@ -335,7 +335,7 @@ def credentials_from(auth: AuthConfig | None) -> Credentials | None:
     return Credentials(auth.username, auth.password, auth.identitytoken)
 
 
-def explain(exc: NotFound | Denied, reference: Reference) -> NotFound | Denied:
+def explain(exc: NotFound | Denied | Unauthorized, reference: Reference) -> WherryError:
     """A registry's refusal in the sentence Docker puts before it."""
     text = str(exc)
     if text.startswith("denied"):
@@ -343,6 +343,8 @@ def explain(exc: NotFound | Denied, reference: Reference) -> NotFound | Denied:
             f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
             f"'docker login': {text}"
         )
+    if isinstance(exc, Unauthorized):
+        return Denied(text)
     if isinstance(exc, Denied):
         return exc
     if text.startswith("name unknown"):
