@@ -258,6 +258,7 @@ class Images:
                 removed += await self._delete(image.id)
             after = await self._store.images.layer_sizes()
         reclaimed = sum(size for chain, size in before.items() if chain not in after)
+        reclaimed += await self._store.collect()  # what broken-off pulls left to go on with
         self._emit("prune", "", {"reclaimed": str(reclaimed)})
         return ImagesPruned(removed or None, reclaimed)
 
