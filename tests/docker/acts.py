@@ -581,7 +581,8 @@ VARYING = [
         (r'"execDuration":"\d+"', '"execDuration":"<n>"'),
         (r"execDuration=\d+", "execDuration=<n>"),
         (r"^stop\ndie$", "die\nstop"),  # dockerd logs them in either order
-        (r"(runc|wherry) create failed", "<runtime> create failed"),
+        (r"(OCI runtime create failed: )(\S+ create failed: )?", r"\1"),  # the runtime's own name, or not
+        (r"(OCI runtime .*): unknown$", r"\1"),  # containerd's class of error, which newer ones leave out
         (r"invalid JSON: .*", "invalid JSON: <why>"),  # Docker's tell of Go's types
         (
             r"<id12>: (Verifying Checksum|Download complete|Waiting|Downloading|Extracting)\n",

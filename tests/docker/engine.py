@@ -412,6 +412,48 @@ class Wherry(Engine):
         self.kill()
         self.start(**options)
 
+    def stop_process(self) -> None:
+        """SIGTERM to the daemon alone, as a service manager does at an upgrade."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(30)
+
+    def crash_everything(self) -> None:
+        """What a power cut does: every process of this engine is gone at once, and so is what was in /run."""
+        self.kill()
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        deadline = time.monotonic() + 10
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        shutil.rmtree(self.exec_root)
+        os.makedirs(self.exec_root)
+
+    def processes(self) -> list[int]:
+        """The launcher, the shims and all that runs in the containers."""
+        ours = [self.exec_root, self.data_root]
+        parents: dict[int, int] = {}
+        found: set[int] = set()
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    line = file.read().decode(errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if fields[0] == "Z":
+                continue
+            parents[int(name)] = int(fields[1])
+            if any(path in line for path in ours) and int(name) != os.getpid():
+                found.add(int(name))
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return sorted(found)
+
     def stop(self) -> None:
         """End daemon and containers, and give back what they hold."""
         if self.process is not None and self.process.poll() is None:

@@ -75,12 +75,14 @@ class Bundle:
     def write(self) -> None:
         (self.directory / "config.json").write_text(json.dumps(self.config))
 
-    def call(self, *words: str, code: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, *words: str, code: int | None = 0, prefix: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """The command itself; `code`: the exit status it must have."""
         # Files, not pipes: a container has the streams of the command that made it, and keeps a pipe open.
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             done = subprocess.run(
-                [sys.executable, "-m", "wherry.runtime", "--root", str(self.state), *words],
+                [*prefix, sys.executable, "-m", "wherry.runtime", "--root", str(self.state), *words],
                 cwd=self.directory,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.DEVNULL,
@@ -89,7 +91,6 @@ class Bundle:
                 text=True,
                 check=False,
                 timeout=60,
-                **options,
             )
             for stream in (out, err):
                 stream.seek(0)
@@ -98,11 +99,11 @@ class Bundle:
             assert done.returncode == code, (done.stdout, done.stderr)
         return done
 
-    def run(self, *args: str, code: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """`run` with these process args."""
         self.process["args"] = list(args)
         self.write()
-        return self.call("run", self.id, code=code, **options)
+        return self.call("run", self.id, code=code)
 
     def output(self, *args: str) -> str:
         """What the process prints."""
@@ -141,7 +142,9 @@ class Bundle:
 
     def cgroups(self) -> list[str]:
         """Where cgroups of the container still are."""
-        return [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{MARK}/{self.id}")]
+        top = Path("/sys/fs/cgroup")
+        places = (place / MARK / self.id for place in (top, *top.iterdir()))
+        return [str(place) for place in places if place.exists()]
 
     def assert_nothing_left(self) -> None:
         assert self.cgroups() == []

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
-from wherry.api import streams, versions, websocket
-from wherry.api.call import Call
+from wherry.api import errors, filters, streams, versions, websocket
+from wherry.api.call import Call, read_as
 from wherry.api.hijack import Detached, connection_of, hijack, response_head, stream_head
 from wherry.api.routes import Route
 from wherry.engine.attach import AttachOptions
 from wherry.engine.logs import LogsOptions
-from wherry.errors import InvalidParameter
+from wherry.errors import InvalidParameter, WherryError
 from wherry.model import wire
 from wherry.model.containers import ContainerConfig, ContainerCreate, ContainerUpdate
 
@@ -31,10 +32,22 @@ async def list_(call: Call) -> web.StreamResponse:
     return call.json(rows, kind="container row")
 
 
+class _Create(ContainerCreate):
+    """Docker takes a string for a list of one here, and nowhere else."""
+
+    cmd: list[str] | str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    shell: list[str] | str | UnsetType = UNSET  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
 async def create(call: Call) -> web.StreamResponse:
-    body = await call.body(ContainerCreate)
-    if _is_empty(body):
-        raise InvalidParameter("config cannot be empty in order to create a container")
+    data = await call.read_json()
+    body = read_as(data, _Create)
+    if not _has_config(data):
+        raise InvalidParameter("config cannot be empty in order to create a container")  # Docker's text
+    if isinstance(body.cmd, str):
+        body.cmd = [body.cmd]
+    if isinstance(body.shell, str):
+        body.shell = [body.shell]
     if call.version < versions.CONSOLE_SIZE and body.host_config is not None:
         body.host_config.console_size = (0, 0)
     created = await call.engine.containers.create(
@@ -43,12 +56,12 @@ async def create(call: Call) -> web.StreamResponse:
     return call.json(created, status=201)
 
 
-_EMPTY_CONFIG = msgspec.structs.asdict(ContainerConfig())
+_CONFIG_KEYS = frozenset(field.encode_name.lower() for field in msgspec.structs.fields(ContainerConfig))
 
 
-def _is_empty(body: ContainerCreate) -> bool:
-    """Nothing but a host's half: Docker takes that for a forgotten configuration."""
-    return all(getattr(body, name) == value for name, value in _EMPTY_CONFIG.items())
+def _has_config(data: bytes) -> bool:
+    """Whether a body has any field of the portable half: Docker takes none for a forgotten configuration."""
+    return any(key.lower() in _CONFIG_KEYS for key in msgspec.json.decode(data, type=dict[str, msgspec.Raw]))
 
 
 async def inspect(call: Call) -> web.StreamResponse:
@@ -99,11 +112,7 @@ async def resize(call: Call) -> web.StreamResponse:
 
 
 def terminal_size(call: Call) -> tuple[int, int]:
-    height, width = call.number("h"), call.number("w")
-    for value in (height, width):
-        if not 0 <= value < 65536:
-            raise InvalidParameter(f"invalid terminal size {value}: use 0-65535")
-    return height, width
+    return filters.size(call.text("h"), "height"), filters.size(call.text("w"), "width")
 
 
 async def start(call: Call) -> web.StreamResponse:
@@ -137,7 +146,12 @@ def _stopping(call: Call) -> tuple[int | None, str | None]:
 
 
 async def kill(call: Call) -> web.StreamResponse:
-    await call.engine.containers.kill(call.ref, signal=call.optional_text("signal"))
+    try:
+        await call.engine.containers.kill(call.ref, signal=call.optional_text("signal"))
+    except WherryError as exc:
+        prefix = "cannot kill container: "  # Docker's API adds it to whatever went wrong
+        text = str(exc)
+        raise type(exc)(text if text.startswith(prefix) else f"{prefix}{call.ref}: {text}") from exc
     return call.empty()
 
 
@@ -152,11 +166,13 @@ async def unpause(call: Call) -> web.StreamResponse:
 
 
 async def update(call: Call) -> web.StreamResponse:
-    body = await call.body(ContainerUpdate)
+    body = await call.optional_body(ContainerUpdate)
     return call.json(await call.engine.containers.update(call.ref, body))
 
 
 async def rename(call: Call) -> web.StreamResponse:
+    if not call.text("name"):
+        raise InvalidParameter("Neither old nor new names may be empty")  # Docker's text
     await call.engine.containers.rename(call.ref, call.text("name"))
     return call.empty()
 
@@ -187,12 +203,26 @@ def _attach_options(call: Call) -> AttachOptions:
 
 
 async def attach(call: Call) -> web.StreamResponse:
-    attachment = await call.engine.containers.attach(call.ref, _attach_options(call))
+    try:
+        attachment = await call.engine.containers.attach(call.ref, _attach_options(call))
+    except WherryError as exc:
+        return _refuse_attach(call, exc)
     await call.read_all(MAX_IGNORED_BODY)
     head = stream_head(call.request, _stream_type(call, mux=attachment.mux))
     sock, pending = await hijack(call.request, head)
     await attachment.deliver(sock, pending)
     return Detached()
+
+
+def _refuse_attach(call: Call, error: WherryError) -> web.StreamResponse:
+    """Docker has left HTTP by then, and writes the bare text in the stream's type."""
+    response = web.Response(
+        status=errors.status_for(error),
+        body=f"{error}\r\n".encode("utf-8", "replace"),
+        headers={**call.headers, "Content-Type": RAW_STREAM},
+    )
+    response.force_close()
+    return response
 
 
 async def attach_websocket(call: Call) -> web.StreamResponse:

@@ -9,12 +9,11 @@ from wherry.api.call import Call
 from wherry.api.containers import MULTIPLEXED_STREAM, RAW_STREAM, terminal_size
 from wherry.api.hijack import Detached, hijack, stream_head
 from wherry.api.routes import Route
-from wherry.model import wire
 from wherry.model.execs import ExecCreate, ExecStart
 
 
 async def create(call: Call) -> web.StreamResponse:
-    body = await call.body(ExecCreate)
+    body = await call.optional_body(ExecCreate)
     if call.version < versions.CONSOLE_SIZE:
         body.console_size = None
     return call.json(await call.engine.execs.create(call.ref, body), status=201)
@@ -22,8 +21,7 @@ async def create(call: Call) -> web.StreamResponse:
 
 async def start(call: Call) -> web.StreamResponse:
     """The body is read to its end first: what comes behind it is already the process's input."""
-    data = await call.read_json()
-    body = wire.decode(data, ExecStart) if data else ExecStart()
+    body = await call.optional_body(ExecStart)
     if call.version < versions.CONSOLE_SIZE:
         body.console_size = None
     attachment = await call.engine.execs.start(call.ref, body)

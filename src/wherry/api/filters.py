@@ -35,13 +35,20 @@ def number(text: str) -> int:
     return value
 
 
+def size(text: str, what: str) -> int:
+    """One side of a terminal, in Docker's words where it is none: what the kernel's struct winsize holds."""
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidParameter(f'invalid resize {what} "{text[:64]}": invalid syntax')
+    if len(text) > 5 or int(text) > 65535:
+        raise InvalidParameter(f'invalid resize {what} "{text[:64]}": value out of range')
+    return int(text)
+
+
 def timestamp_ns(text: str) -> int:
     """`seconds[.fraction]` since 1970 as nanoseconds: what clients make of every way to give a time."""
     match = _TIMESTAMP.fullmatch(text)
     if match is None:
-        raise InvalidParameter(
-            f"invalid timestamp {text[:64]!r}: use seconds since 1970, with or without a fraction"
-        )
+        raise InvalidParameter(f'strconv.ParseInt: parsing "{text[:64]}": invalid syntax')  # Docker's text
     seconds = int(match[1]) * 1_000_000_000
     fraction = int((match[2] or "").ljust(9, "0")) if match[2] else 0
     return seconds - fraction if text.startswith("-") else seconds + fraction
@@ -52,15 +59,15 @@ def filters(text: str) -> dict[str, list[str]]:
     if not text:
         return {}
     if len(text) > MAX_FILTERS:
-        raise InvalidParameter(f"invalid filters: longer than {MAX_FILTERS} bytes")
+        raise InvalidParameter(f"invalid filter: longer than {MAX_FILTERS} bytes")
     try:
         plain = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise InvalidParameter(f"invalid filters {text[:64]!r}: {exc}") from exc
+        raise InvalidParameter("invalid filter") from exc  # Docker's text
     if plain is None:
         return {}
     if not isinstance(plain, dict):
-        raise InvalidParameter(f"invalid filters {text[:64]!r}: not an object")
+        raise InvalidParameter("invalid filter")
     return {name: _values(name, value) for name, value in cast("dict[str, Any]", plain).items()}
 
 

@@ -47,10 +47,11 @@ async def create(call: Call) -> web.StreamResponse:
 
 
 async def load(call: Call) -> web.StreamResponse:
+    """Docker answers 200 before it looks at the archive, so all that is wrong with it is told in the stream."""
     messages = call.engine.images.load(
         call.stream(), quiet=call.flag("quiet"), platforms=call.texts("platform")
     )
-    return await streams.progress(call, messages)
+    return await streams.progress(call, messages, in_band=True)
 
 
 async def save_many(call: Call) -> web.StreamResponse:

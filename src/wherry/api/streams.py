@@ -61,35 +61,38 @@ async def begin(call: Call, content_type: str, *, status: int = 200) -> web.Stre
     return response
 
 
-async def progress(call: Call, messages: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
-    """JSON lines. An error before the first message is an ordinary answer, a later one the stream's last line.
+async def progress(
+    call: Call, messages: AsyncIterator[dict[str, Any]], *, in_band: bool = False
+) -> web.StreamResponse:
+    """JSON lines. An error before the first message is an ordinary answer (unless `in_band`), a later one the
+    stream's last line.
 
     The work ends when the client leaves, except that an upload's client may close its sending side behind the body.
     """
     if call.request.can_read_body:
-        return await _progress(call, messages)
+        return await _progress(call, messages, in_band)
     with UntilGone(call):
-        return await _progress(call, messages)
+        return await _progress(call, messages, in_band)
 
 
-async def _progress(call: Call, messages: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
+async def _progress(call: Call, messages: AsyncIterator[dict[str, Any]], in_band: bool) -> web.StreamResponse:
+    response = None
     try:
-        first = await anext(messages, None)
-        response = await begin(call, "application/json")
-        if first is not None:
-            await response.write(_line(first))
-        try:
-            async for message in messages:
-                await response.write(_line(message))
-        except (ConnectionError, asyncio.CancelledError):
+        async for message in messages:
+            response = response or await begin(call, "application/json")
+            await response.write(_line(message))
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception as exc:
+        if response is None and not in_band:
             raise
-        except Exception as exc:
-            errors.log_unexpected(exc, call.request.path)
-            text = errors.message_for(exc)
-            await response.write(_line({"errorDetail": {"message": text}, "error": text}))
+        response = response or await begin(call, "application/json")
+        errors.log_unexpected(exc, call.request.path)
+        text = errors.message_for(exc)
+        await response.write(_line({"errorDetail": {"message": text}, "error": text}))
     finally:
         await close(messages)
-    return response
+    return response or await begin(call, "application/json")
 
 
 async def lines(call: Call, values: AsyncIterator[Any], content_type: str) -> web.StreamResponse:

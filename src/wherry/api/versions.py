@@ -77,6 +77,15 @@ def _uncounted(image: Json) -> None:
     image["Containers"] = -1
 
 
+def _container_fields(image: Json) -> None:
+    """An image's configuration was a container's once, with fields that mean nothing in an image."""
+    config: Json = image.get("Config") or {}
+    for name in ("AttachStderr", "AttachStdin", "AttachStdout", "OpenStdin", "StdinOnce", "Tty"):
+        config.setdefault(name, False)
+    for name in ("Domainname", "Hostname", "Image"):
+        config.setdefault(name, "")
+
+
 _CHANGES: dict[str, list[tuple[Version, Callable[[Json], None]]]] = {
     "container": [
         ((1, 43), _drop("HostConfig", "Annotations")),
@@ -90,6 +99,7 @@ _CHANGES: dict[str, list[tuple[Version, Callable[[Json], None]]]] = {
         ((1, 44), _virtual_size),
         ((1, 48), _drop("Descriptor")),
         ((1, 48), _drop("Manifests")),
+        ((1, 50), _container_fields),
     ],
     "image row": [
         ((1, 44), _virtual_size),

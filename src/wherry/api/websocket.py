@@ -54,7 +54,7 @@ class Unframer:
 async def serve(call: Call, attachment: Attachment) -> web.StreamResponse:
     """Answer the handshake, then copy until the container's output ends or the client leaves."""
     response = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False)
-    if not response.can_prepare(call.request).ok:
+    if not _is_handshake(call.request, response):
         raise InvalidParameter("websocket: the request is no websocket handshake")
     response.headers.update(call.headers)
     await response.prepare(call.request)
@@ -73,6 +73,13 @@ async def serve(call: Call, attachment: Attachment) -> web.StreamResponse:
             output.cancel()
             await asyncio.wait((output,))
     return response
+
+
+def _is_handshake(request: web.BaseRequest, response: web.WebSocketResponse) -> bool:
+    try:
+        return response.can_prepare(request).ok
+    except ValueError:  # a key that is no text
+        return False
 
 
 async def _copy_out(

@@ -14,8 +14,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from wherry.engine.records import Waiter
+from wherry.errors import InvalidParameter
 from wherry.model.containers import ContainerWaited
 from wherry.model.wire import encode
+from wherry.shim.keys import parse as parse_keys
 
 DETACH_KEYS = "ctrl-p,ctrl-q"
 
@@ -31,6 +33,14 @@ class AttachOptions(msgspec.Struct, frozen=True, kw_only=True):
     stderr: bool = False
     logs: bool = False
     detach_keys: str | None = None
+
+
+def check_detach_keys(keys: str | None) -> None:
+    """Refuse a key sequence nobody could type. Docker's text."""
+    try:
+        parse_keys(keys or "")
+    except ValueError as exc:
+        raise InvalidParameter(f"Invalid detach keys ({keys}) provided: {exc}") from exc
 
 
 class Attachment:

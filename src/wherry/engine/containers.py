@@ -14,7 +14,14 @@ import msgspec
 from msgspec import UNSET
 
 from wherry.engine import bundle, views
-from wherry.engine.attach import Attachment, AttachOptions, EarlyClient, answer_wait, hang_up
+from wherry.engine.attach import (
+    Attachment,
+    AttachOptions,
+    EarlyClient,
+    answer_wait,
+    check_detach_keys,
+    hang_up,
+)
 from wherry.engine.context import Context
 from wherry.engine.creation import (
     ImageDefaults,
@@ -30,7 +37,7 @@ from wherry.engine.names import check_name, suggest_name
 from wherry.engine.records import Condition, Container, ContainerRecord, ContainerState, Waiter, encode_row
 from wherry.engine.times import parse_timestamp
 from wherry.engine.views import Filters
-from wherry.errors import Conflict, InvalidParameter, NotFound
+from wherry.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import (
     ContainerCreate,
@@ -111,9 +118,9 @@ class Containers:
         )
         bundle.security_options(record.host, context.settings)
         context.check_log(record.host.log_config)
-        network_mode = record.host.network_mode
-        if network_mode.startswith("container:"):
-            self.find(network_mode.partition(":")[2])
+        for other in record.host.volumes_from or ():
+            self.find(other.partition(":")[0])
+            raise Unsupported("--volumes-from is not supported yet: repeat that container's -v options")
         record.name = self._reserve_name(name, container_id)
         container = Container(record)
         try:
@@ -227,7 +234,7 @@ class Containers:
         return views.inspect(
             container,
             paths=self._context.paths(container.id),
-            graph_data=self._context.driver.graph_data(container.id),
+            graph_data={**self._context.driver.graph_data(container.id), "ID": container.id},
             size_rw=sizes[0],
             size_root_fs=sizes[1],
         )
@@ -270,8 +277,12 @@ class Containers:
         await self.lifecycle.restart(container, self._joined_container, timeout_s=timeout_s, signal=signal)
 
     async def kill(self, reference: str, *, signal: str | None = None) -> None:
-        container = self.find(reference)
-        await self.lifecycle.kill(container, parse_signal(signal) if signal else 9)
+        try:
+            container = self.find(reference)
+            number = parse_signal(signal) if signal else 9
+        except (NotFound, InvalidParameter) as exc:
+            raise type(exc)(f"cannot kill container: {reference}: {exc}") from exc
+        await self.lifecycle.kill(container, number)
 
     async def pause(self, reference: str) -> None:
         await self.lifecycle.pause(self.find(reference))
@@ -283,7 +294,10 @@ class Containers:
         container = self.find(reference)
         if not container.state.is_running or container.shim is None:
             raise Conflict(f"container {container.id} is not running")
-        await container.shim.resize(width=width, height=height)
+        if (
+            container.record.config.tty
+        ):  # without a terminal there is nothing to do, and Docker says so by 200
+            await container.shim.resize(width=width, height=height)
 
     async def update(self, reference: str, body: ContainerUpdate) -> ContainerUpdated:
         """Change limits and restart policy, now and for later starts."""
@@ -331,6 +345,7 @@ class Containers:
         container = self.find(reference)
         if container.state.status == "paused":
             raise Conflict(f"container {container.id} is paused, unpause the container before attach")
+        check_detach_keys(options.detach_keys)
         if container.state.status in ("removing", "dead"):
             raise Conflict(f"container {container.id} is marked for removal")
         config = container.record.config
@@ -375,13 +390,19 @@ class Containers:
     async def rename(self, reference: str, new_name: str) -> None:
         container = self.find(reference)
         if not new_name:
-            raise InvalidParameter("New name cannot be empty")
-        name = check_name(new_name)
+            raise InvalidParameter("Neither old nor new names may be empty")
+        try:
+            name = check_name("/" + new_name.removeprefix("/"))
+        except InvalidParameter as exc:
+            raise InvalidParameter(f"Error when allocating new name: {exc}") from exc
         async with container.lock:
             old = container.record.name
             if name == old:
                 raise InvalidParameter("Renaming a container with the same name as its current name")
-            self._reserve_name(name, container.id)
+            try:
+                self._reserve_name(name, container.id)
+            except Conflict as exc:
+                raise Conflict(f"Error when allocating new name: {exc}") from exc
             try:
                 record = msgspec.structs.replace(container.record, name=name)
                 config = encode_row(record)
@@ -415,7 +436,7 @@ class Containers:
                     if state == "running"
                     else "unpause and then stop the container before removing or force remove"
                 )
-                raise Conflict(f'cannot remove container "/{container.name}": container is {state}: {advice}')
+                raise Conflict(f'cannot remove container "{container.name}": container is {state}: {advice}')
             await self.lifecycle.kill_and_wait(container)
         async with container.lock:
             if container.id not in self._by_id:
@@ -488,8 +509,10 @@ class Containers:
 
     def _joined_container(self, mode: str) -> Container:
         """The running container that `container:REF` names. Docker's text when it does not run."""
-        reference = mode.partition(":")[2]
-        other = self.find(reference)
+        try:
+            other = self.find(mode.partition(":")[2])
+        except NotFound as exc:
+            raise NotFound(f"joining network namespace of container: {exc}") from exc
         if not other.state.is_running:
             raise Conflict(f"cannot join network namespace of a non running container: {other.id}")
         return other
@@ -544,7 +567,7 @@ async def list_processes(pids: list[int], ps_args: str) -> ContainerTop:
     async with asyncio.timeout(10):
         output, errors = await process.communicate()
     if process.returncode != 0:
-        raise InvalidParameter(f"ps: {errors.decode(errors='replace').strip()}")
+        raise InvalidParameter(f"ps: {errors.decode(errors='replace').strip().partition(chr(10))[0]}")
     lines = output.decode(errors="replace").splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:

@@ -31,7 +31,7 @@ from wherry.model.containers import (
 )
 
 MINIMUM_MEMORY = 6 << 20
-_HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+MAX_HOSTNAME = 64  # sethostname(2)
 _RESTART_POLICIES = ("no", "always", "unless-stopped", "on-failure")
 _CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 MAX_ENVIRONMENT = 2 << 20
@@ -85,11 +85,13 @@ def plan_container(
     command = [*entrypoint, *(config.cmd or ())]
     if not command:
         raise InvalidParameter("no command specified")
+    if config.hostname and host.uts_mode == "host":
+        raise InvalidParameter("conflicting options: hostname and the UTS mode")
     _check_host(host, facts)
+    _check_health(config)
     check_resources(host, facts)
     mounts = mounts_for(host)
     _fill_host(host, settings, facts)
-    _check_log(host.log_config)
     confinement.capabilities_for(
         host.cap_add or [], host.cap_drop or [], privileged=host.privileged, bounding=facts.bounding
     )
@@ -97,7 +99,8 @@ def plan_container(
         config.hostname = facts.hostname if host.network_mode == "host" else container_id[:12]
         if host.uts_mode == "host":
             config.hostname = facts.hostname
-    endpoints = dict((body.networking_config and body.networking_config.endpoints_config) or {})
+    asked = (body.networking_config and body.networking_config.endpoints_config) or {}
+    endpoints = {host.network_mode if name == "default" else name: asked[name] for name in asked}
     endpoints.setdefault(host.network_mode, EndpointSettings())
     return ContainerRecord(
         id=container_id,
@@ -122,6 +125,8 @@ def _merge_config(body: ContainerCreate, image: ImageDefaults | None) -> Contain
     config = ContainerConfig(**fields)
     if isinstance(config.entrypoint, str):
         config.entrypoint = [config.entrypoint]
+    if isinstance(config.cmd, str):
+        config.cmd = [config.cmd]
     if image:
         config.user = config.user or image.user
         if image.exposed_ports:
@@ -180,8 +185,9 @@ def _check_config(config: ContainerConfig) -> None:
     )
     if total > MAX_ENVIRONMENT:
         raise InvalidParameter(f"environment and command take {total} bytes: at most {MAX_ENVIRONMENT} fit")
-    if config.hostname and (len(config.hostname) > 63 or not _HOSTNAME.fullmatch(config.hostname)):
-        raise InvalidParameter(f"invalid hostname format: {config.hostname}")
+    for name in (config.hostname, config.domainname):
+        if len(name.encode("utf-8", "surrogatepass")) > MAX_HOSTNAME or "\0" in name or "\n" in name:
+            raise InvalidParameter(f"invalid hostname {name!r}: at most {MAX_HOSTNAME} bytes on one line fit")
     if config.stop_signal:
         parse_signal(config.stop_signal)
     if not isinstance(config.stop_timeout, UnsetType) and config.stop_timeout < -1:
@@ -189,6 +195,22 @@ def _check_config(config: ContainerConfig) -> None:
     if not isinstance(config.exposed_ports, UnsetType):
         for port in config.exposed_ports:
             check_port(port)
+
+
+def _check_health(config: ContainerConfig) -> None:
+    check = config.healthcheck
+    if isinstance(check, UnsetType):
+        return
+    for name, value in (
+        ("Interval", check.interval),
+        ("Timeout", check.timeout),
+        ("StartPeriod", check.start_period),
+        ("StartInterval", check.start_interval),
+    ):
+        if value and value < 1_000_000:
+            raise InvalidParameter(f"{name} in Healthcheck cannot be less than 1ms")
+    if check.retries < 0:
+        raise InvalidParameter("Retries in Healthcheck cannot be negative")
 
 
 def check_port(text: str) -> tuple[int, str]:
@@ -207,7 +229,7 @@ def parse_signal(text: str) -> int:
         number = int(text)
         if 1 <= number <= 64:
             return number
-        raise InvalidParameter(f"Invalid signal: {text}")
+        raise InvalidParameter(f"invalid signal: {text}")
     name = text.upper().removeprefix("SIG")
     realtime = re.fullmatch(r"RTMIN(?:\+(\d+))?|RTMAX(?:-(\d+))?", name)
     if realtime:
@@ -217,7 +239,7 @@ def parse_signal(text: str) -> int:
             return number
     found = getattr(signal, f"SIG{name}", None)
     if name.startswith("_") or not isinstance(found, signal.Signals):
-        raise InvalidParameter(f"Invalid signal: {text}")
+        raise InvalidParameter(f"invalid signal: {text}")
     return int(found)
 
 
@@ -237,11 +259,15 @@ def _check_host(host: HostConfig, facts: HostFacts) -> None:
     _check_mode("cgroup namespace", host.cgroupns_mode, ("", "host", "private"), joins=False)
     if host.userns_mode not in ("", "host"):
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
+    if host.storage_opt:
+        raise InvalidParameter(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
+        )
     for extra in host.extra_hosts or ():
         if ":" not in extra:
             raise InvalidParameter(f'bad format for add-host: "{extra}"')
     if host.isolation not in ("", "default"):
-        raise InvalidParameter(f"invalid isolation '{host.isolation}' on linux")
+        raise InvalidParameter(f"invalid isolation ({host.isolation}): linux only supports 'default'")
     if host.cgroup_parent and ".." in host.cgroup_parent.split("/"):
         raise InvalidParameter(f"invalid cgroup parent {host.cgroup_parent!r}: it must not hold '..'")
 
@@ -294,7 +320,7 @@ def check_resources(limits: Resources, facts: HostFacts) -> None:
         raise InvalidParameter("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
     if limits.nano_cpus < 0 or limits.nano_cpus > facts.cpus * 1_000_000_000:
         raise InvalidParameter(
-            f"Range of CPUs is from 0.01 to {facts.cpus}.00, as there are only {facts.cpus} CPUs available"
+            f"range of CPUs is from 0.01 to {facts.cpus}.00, as there are only {facts.cpus} CPUs available"
         )
     if limits.cpu_shares < 0:
         raise InvalidParameter(f"invalid CPU shares ({limits.cpu_shares}): value must be a positive integer")
@@ -306,11 +332,11 @@ def check_resources(limits: Resources, facts: HostFacts) -> None:
         raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     _check_cpu_list("cpuset cpus", "CPUs", limits.cpuset_cpus, facts.cpus)
     if limits.cpuset_mems and not _CPU_LIST.fullmatch(limits.cpuset_mems):
-        raise InvalidParameter(f"Invalid value {limits.cpuset_mems} for cpuset mems")
+        raise InvalidParameter(
+            f"Invalid value {limits.cpuset_mems} for cpuset mems: invalid format: {limits.cpuset_mems}"
+        )
     if limits.blkio_weight and not 10 <= limits.blkio_weight <= 1000:
         raise InvalidParameter("Range of blkio weight is from 10 to 1000")
-    if limits.pids_limit is not None and limits.pids_limit < -1:
-        raise InvalidParameter(f"invalid pids limit {limits.pids_limit}: use -1 (unlimited) or more")
     for ulimit in limits.ulimits or ():
         if ulimit.hard != -1 and (ulimit.soft == -1 or ulimit.soft > ulimit.hard):
             raise InvalidParameter(
@@ -332,7 +358,7 @@ def _check_cpu_list(what: str, unit: str, text: str, available: int) -> None:
     if not text:
         return
     if not _CPU_LIST.fullmatch(text) or len(text) > 4096:
-        raise InvalidParameter(f"Invalid value {text} for {what}")
+        raise InvalidParameter(f"Invalid value {text} for {what}: invalid format: {text}")
     highest = max(int(number) for number in re.findall(r"\d+", text))
     if highest >= available:
         raise InvalidParameter(
@@ -353,8 +379,8 @@ def _fill_host(host: HostConfig, settings: EngineSettings, facts: HostFacts) -> 
     if host.runtime != BUILT_IN_RUNTIME and host.runtime not in settings.runtimes:
         raise InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
     if not host.log_config.type:
-        host.log_config = LogConfig(type=settings.log_driver, config=dict(settings.log_opts))
-    elif host.log_config.type == settings.log_driver:
+        host.log_config = LogConfig(type=settings.log_driver, config=host.log_config.config)
+    if host.log_config.type == settings.log_driver:
         host.log_config.config = {**settings.log_opts, **(host.log_config.config or {})}
     host.log_config.config = host.log_config.config or {}
     unconfined = host.privileged or "systempaths=unconfined" in (host.security_opt or ())
@@ -366,37 +392,13 @@ def _fill_host(host: HostConfig, settings: EngineSettings, facts: HostFacts) -> 
     host.dns = host.dns or []
     host.dns_options = host.dns_options or []
     host.dns_search = host.dns_search or []
+    if host.memory_swappiness == -1:
+        host.memory_swappiness = None
+    if host.pids_limit is not None and host.pids_limit <= 0:
+        host.pids_limit = None
     if host.oom_kill_disable is None and facts.cgroup_version == 1:
         host.oom_kill_disable = False
     if host.memory > 0 and host.memory_swap == 0:
         host.memory_swap = host.memory * 2
     if isinstance(host.init, UnsetType) and settings.init:
         host.init = True
-
-
-LOG_OPTIONS: dict[str, frozenset[str]] = {
-    "json-file": frozenset(
-        (
-            "max-file",
-            "max-size",
-            "compress",
-            "labels",
-            "labels-regex",
-            "env",
-            "env-regex",
-            "tag",
-            "mode",
-            "max-buffer-size",
-        )
-    ),
-    "none": frozenset(),
-}
-
-
-def _check_log(log: LogConfig) -> None:
-    known = LOG_OPTIONS.get(log.type)
-    if known is None:
-        raise InvalidParameter(f"logger: no log driver named '{log.type}' is registered")
-    for key in log.config or {}:
-        if key not in known:
-            raise InvalidParameter(f"unknown log opt '{key}' for {log.type} log driver")

@@ -88,16 +88,15 @@ def event_filter(filters: Filters) -> Callable[[Event], bool]:
     """Docker's rules: keys are ANDed, values of a key ORed (labels ANDed); unknown keys match nothing wrong and are ignored."""
 
     def by_actor(kind: str, event: Event, wanted: list[str]) -> bool:
-        if event.type != kind and not (kind == "container" and event.type == "container"):
+        """By ID or name, each as a beginning: Docker's "fuzzy" match."""
+        if event.type != kind:
             return False
-        attributes = event.actor.attributes
-        names = {event.actor.id, attributes.get("name", "")}
-        if kind == "image":
-            names |= {name.rpartition(":")[0] for name in tuple(names)} | {attributes.get("image", "")}
-        return any(
-            value in names or (value and event.actor.id.removeprefix("sha256:").startswith(value))
-            for value in wanted
-        )
+        names = [
+            event.actor.id.removeprefix("sha256:"),
+            event.actor.id,
+            event.actor.attributes.get("name", ""),
+        ]
+        return any(name.startswith(value) for value in wanted for name in names if value)
 
     def by_label(event: Event, wanted: list[str]) -> bool:
         for label in wanted:
@@ -123,7 +122,10 @@ def event_filter(filters: Filters) -> Callable[[Event], bool]:
             elif key == "image":
                 if not (
                     by_actor("image", event, wanted)
-                    or (event.type == "container" and event.actor.attributes.get("image") in wanted)
+                    or (
+                        event.type == "container"
+                        and _is_image(event.actor.attributes.get("image", ""), wanted)
+                    )
                 ):
                     return False
             elif (key == "label" and not by_label(event, wanted)) or (
@@ -133,3 +135,9 @@ def event_filter(filters: Filters) -> Callable[[Event], bool]:
         return True
 
     return matches
+
+
+def _is_image(name: str, wanted: list[str]) -> bool:
+    """Whether a container's image is one of `wanted`, with or without its tag."""
+    repository = name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
+    return name in wanted or repository in wanted

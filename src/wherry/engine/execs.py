@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from wherry.engine import bundle
-from wherry.engine.attach import DETACH_KEYS, Attachment, frame, hang_up
+from wherry.engine.attach import DETACH_KEYS, Attachment, check_detach_keys, frame, hang_up
 from wherry.engine.containers import Containers
 from wherry.engine.context import Context
 from wherry.engine.lifecycle import EXIT_CODES
 from wherry.engine.records import Container
 from wherry.errors import Conflict, Internal, InvalidParameter, NotFound
 from wherry.model.execs import ExecCreate, ExecCreated, ExecInspect, ExecStart, ProcessConfig
+from wherry.runtime.errors import StartFailed
+from wherry.runtime.users import resolve as resolve_user
 from wherry.shim.client import ShimError, ShimGone
 
 KEPT_AFTER_END_S = 300
@@ -65,6 +70,8 @@ class Execs:
                 raise InvalidParameter(f"invalid value {text!r}: it holds a NUL byte")
         if body.working_dir and not body.working_dir.startswith("/"):
             raise InvalidParameter(f"Cwd must be an absolute path: {body.working_dir!r}")
+        check_detach_keys(body.detach_keys)
+        await _check_user(container, body.user)
         self._sweep(container)
         exec_id = secrets.token_hex(32)
         it = Exec(exec_id, container, body)
@@ -157,7 +164,7 @@ class Execs:
                 entrypoint=command[0],
                 arguments=command[1:],
                 privileged=it.body.privileged,
-                user=it.body.user,
+                user=it.body.user or UNSET,
             ),
             open_stdin=it.body.attach_stdin,
             open_stderr=it.body.attach_stderr,
@@ -224,9 +231,28 @@ class Execs:
         self._context.events.emit("container", action, it.container.id, attributes)
 
 
+async def _check_user(container: Container, name: str) -> None:
+    """Refuse a name the container does not know now, while the client can be told by a status."""
+    user, _, group = name.partition(":")
+    if (not user or user.isdigit()) and (not group or group.isdigit()):
+        return
+    if container.shim is None:
+        return
+    try:
+        root = await container.shim.descriptor("rootfs")
+    except (ShimError, ShimGone):
+        return  # the runtime will say so
+    try:
+        resolve_user(root, name, ())
+    except StartFailed as exc:
+        raise InvalidParameter(exc.message) from exc
+    finally:
+        os.close(root)
+
+
 def _must_run(container: Container) -> None:
     if container.state.status == "paused":
-        raise Conflict(f"container {container.name} is paused, unpause the container before exec")
+        raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
     if not container.state.is_running:
         raise Conflict(f"container {container.id} is not running")
 
@@ -235,7 +261,7 @@ def _message(error: ShimError) -> str:
     """Docker's sentence: the CLI takes the exit code from the exec, people read this."""
     text = str(error)
     middle = text if text.startswith("unable to start") else f"unable to start container process: {text}"
-    return f"OCI runtime exec failed: exec failed: {middle}: unknown"
+    return f"OCI runtime exec failed: exec failed: {middle}"
 
 
 async def _write_last(sock: socket.socket, text: bytes) -> None:

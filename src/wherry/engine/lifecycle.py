@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -21,9 +22,10 @@ from wherry.engine.context import Context
 from wherry.engine.creation import parse_signal
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
-from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, WherryError
+from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, NotModified, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import ContainerWaited
+from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
 
 _log = logging.getLogger(__name__)
@@ -90,7 +92,10 @@ class Lifecycle:
         joined = self._joined(container, find_running)
         sandbox: int | None = None
         if not mode.startswith("container:"):
-            attachment = await context.networks.acquire(mode, container.id)
+            try:
+                attachment = await context.networks.acquire(mode, container.id)
+            except NotFound as exc:
+                raise NotFound(f"failed to set up container networking: {exc}") from exc
             state.endpoint, sandbox = attachment.endpoint, attachment.sandbox
         container.mark("network ready")
         killpoint("start:network-ready")
@@ -98,7 +103,13 @@ class Lifecycle:
         seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
         container.mark("bundle written")
         killpoint("start:bundle-written")
-        shim = self._spawn(container, directory)
+        shim = await context.launcher.spawn(
+            container.id,
+            directory,
+            on_event=lambda event: self.event(container, event),
+            on_lost=lambda: self.lost(container),
+        )
+        killpoint("start:shim-forked")
         undo.push_async_callback(_send_away, shim)
         runtime = record.host.runtime
         created = shim.create(
@@ -115,18 +126,6 @@ class Lifecycle:
         created.add_done_callback(lambda _: container.mark("container created"))
         await created
         killpoint("start:created")
-        return shim
-
-    def _spawn(self, container: Container, directory: str) -> Shim:
-        """A new shim. If it dies, now or later, the container's end is noted."""
-        shim, spawned = self._context.launcher.spawn(
-            container.id,
-            directory,
-            on_event=lambda event: self.event(container, event),
-            on_lost=lambda: self.lost(container),
-        )
-        spawned.add_done_callback(lambda done: done.cancelled() or done.exception())
-        killpoint("start:shim-forked")
         return shim
 
     async def _launch(self, container: Container, shim: Shim) -> int:
@@ -187,7 +186,8 @@ class Lifecycle:
             has_sandbox=has_sandbox,
             seccomp=profile,
         )
-        os.makedirs(directory, mode=0o711, exist_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)  # an earlier run's records must not be taken for this one's
+        os.makedirs(directory, mode=0o711)
         with open(os.path.join(directory, "config.json"), "wb", opener=_private) as file:
             file.write(json.dumps(spec, separators=(",", ":")).encode())
         return compiled
@@ -216,7 +216,7 @@ class Lifecycle:
         except (ShimError, ShimGone):
             pass  # it ended just now: its socket is closed, and that is what the client sees
 
-    async def _hand(self, shim: Shim, container: Container, client: EarlyClient) -> None:
+    def _hand(self, shim: Shim, container: Container, client: EarlyClient) -> asyncio.Future[Any]:
         options, config = client.options, container.record.config
         answer = shim.attach(
             client.sock,
@@ -227,10 +227,8 @@ class Lifecycle:
             detach_keys=(options.detach_keys or DETACH_KEYS) if config.tty else "",
             pending=client.pending,
         )
-        try:
-            await answer
-        finally:
-            client.sock.close()
+        answer.add_done_callback(lambda _: client.sock.close())
+        return answer
 
     # Events of a shim
 
@@ -381,7 +379,7 @@ class Lifecycle:
             if not container.state.is_running:
                 raise Conflict(f"container {container.id} is not running")
             if container.state.status == "paused":
-                raise Conflict(f"container {container.id} is already paused")
+                raise Conflict(f"Container {container.id} is already paused")
             assert container.shim is not None
             await container.shim.pause()
             container.state.become("paused")
@@ -403,8 +401,8 @@ class Lifecycle:
 
     async def apply_limits(self, container: Container, resources: dict[str, object]) -> None:
         """Write new limits into the running container's cgroup."""
-        assert container.shim is not None
-        await container.shim.update(resources)
+        cgroup = cgroup_for(bundle.cgroup_path(container.record, self._context.settings))
+        await asyncio.to_thread(cgroup.update, resources)
 
 
 async def _send_away(shim: Shim) -> None:
@@ -419,11 +417,12 @@ async def _send_away(shim: Shim) -> None:
 def _runtime_message(error: ShimError) -> str:
     """Docker's whole sentence: tools look for its middle, people read its end."""
     text = str(error)
-    if text.startswith("failed to create task"):
-        return text
+    if text.startswith(("unable to find user", "unable to find group")):
+        return text  # Docker finds out before it asks its runtime
+    middle = text if text.startswith("unable to start") else f"unable to start container process: {text}"
     return (
         "failed to create task for container: failed to create shim task: OCI runtime create failed: "
-        f"{text if text.startswith('unable to start') else 'unable to start container process: ' + text}: unknown"
+        f"wherry-runtime create failed: {middle}"
     )
 
 

@@ -23,7 +23,7 @@ _TMPFS_OPTIONS = frozenset(
     " slave rslave".split()
 )
 _TMPFS_KEYS = frozenset(("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"))
-_WINDOWS_DRIVE = re.compile(r"[a-zA-Z]:\\")
+_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 def mounts_for(host: HostConfig) -> tuple[MountSpec, ...]:
@@ -70,6 +70,11 @@ def _from_bind(spec: str) -> MountSpec:
         elif word not in _MODES or words.count(word) > 1 or {"ro", "rw"} <= set(words):
             raise InvalidParameter(f"invalid mode: {mode}")
     if not source.startswith("/"):
+        if not _VOLUME_NAME.fullmatch(source):
+            raise InvalidParameter(
+                f'create {source}: "{source}" includes invalid characters for a local volume name, only'
+                ' "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+            )
         raise Unsupported(
             f"named volumes are not supported yet ({spec!r}): give the absolute path of a directory on the host"
         )
@@ -125,7 +130,7 @@ def _from_mount(mount: Mount) -> MountSpec:
     if kind == "volume":
         raise Unsupported("volumes are not supported yet: use a bind mount, type=bind")
     if kind != "bind":
-        raise InvalidParameter(f'mount type unknown: "{kind}"')
+        raise refuse("mount type unknown")
     if not mount.source:
         raise refuse("field Source must not be empty")
     if not mount.source.startswith("/"):

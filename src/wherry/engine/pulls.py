@@ -119,6 +119,7 @@ class Pulls:
         """Pull one manifest; whether the name is new or now means another image."""
         progress.send({"status": f"Pulling from {reference.path}", "id": reference.digest or reference.tag})
         fetched, manifest = await _image_manifest(repository, top, platform)
+        _check_types(manifest)
         tags = [NewTag(reference.with_digest(top.digest), top.digest)]
         if reference.tag is not None:
             tags.append(NewTag(reference.with_tag(reference.tag), top.digest))
@@ -226,25 +227,21 @@ class Pulls:
         """Download one blob into the store; what an earlier attempt left is gone on with."""
         for is_retry in (False, True):
             ingest = await _begin_ingest(self._store, layer)
-            is_complete = False
-            started_at = ingest.offset
             try:
                 if not ingest.is_done:
                     await repository.blob(layer.digest, layer.size, IngestSink(ingest), report)
                     try:
                         await threads.run(ingest.commit)
                     except InvalidParameter as exc:
-                        if started_at and not is_retry:
-                            continue  # the earlier part may have been the wrong one
+                        if ingest.was_resumed and not is_retry:
+                            continue  # the earlier attempt's part may have been damaged
                         # Docker's text.
                         raise InvalidParameter(
                             f"filesystem layer verification failed for digest {layer.digest}"
                         ) from exc
-                is_complete = True
                 return
             finally:
-                if not is_complete:
-                    await threads.run(ingest.abort, keep=True)
+                ingest.abort(keep=True)  # harmless once committed; gives the turn back where nothing was owed
 
     async def _unpack(
         self,
@@ -375,12 +372,16 @@ async def _image_manifest(
     raise InvalidParameter(f"manifest {top.digest} nests indexes more than {MAX_INDEX_DEPTH} deep")
 
 
-def _check_config(data: bytes, manifest: Manifest) -> ImageConfig:
+def _check_types(manifest: Manifest) -> None:
+    """Refuse what is no container image before anything of it is fetched."""
     if manifest.config.media_type not in CONFIG_TYPES:
         raise InvalidParameter(f"unsupported media type {manifest.config.media_type}")  # Docker's text
     for layer in manifest.layers:
         if not layer.media_type.startswith(LAYER_TYPES):
             raise InvalidParameter(f"unsupported media type {layer.media_type}")  # Docker's text
+
+
+def _check_config(data: bytes, manifest: Manifest) -> ImageConfig:
     config = parse_config(data)
     if config.os and config.os != "linux":
         # Docker's text.
@@ -410,15 +411,11 @@ async def _first_failure(downloads: dict[int, asyncio.Task[None]], n: int) -> No
 
 
 async def _begin_ingest(store: Store, layer: Descriptor) -> Ingest:
-    """An ingest for the blob. It waits for another's in a thread: an ingest we no longer want is given back."""
+    """An ingest for the blob, never lost to a cancellation between the thread and here."""
     future = asyncio.get_running_loop().run_in_executor(None, store.blobs.ingest, layer.digest, layer.size)
     try:
-        return await asyncio.shield(future)
+        return await threads.settled(future)
     except asyncio.CancelledError:
-        future.add_done_callback(_give_back)
+        if future.exception() is None:
+            future.result().abort(keep=True)
         raise
-
-
-def _give_back(future: asyncio.Future[Ingest]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        future.result().abort(keep=True)

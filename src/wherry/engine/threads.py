@@ -21,10 +21,19 @@ T = TypeVar("T")
 async def run(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """`call`'s result from a thread. Cancelled: waits for the call's end, then lets the cancellation through."""
     future = asyncio.get_running_loop().run_in_executor(None, partial(call, *args, **kwargs))
+    return await settled(future)
+
+
+async def settled(future: asyncio.Future[T]) -> T:
+    """`future`'s result. Cancelled, even several times: waits for it, then lets the cancellation through."""
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        await asyncio.wait((future,))
+        while not future.done():
+            try:
+                await asyncio.wait((future,))
+            except asyncio.CancelledError:
+                continue
         if not future.cancelled():
             future.exception()
         raise
@@ -173,10 +182,4 @@ async def run_alone(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=body, name=getattr(call, "__name__", "engine"), daemon=True).start()
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait((future,))
-        if not future.cancelled():
-            future.exception()
-        raise
+    return await settled(future)

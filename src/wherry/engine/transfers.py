@@ -18,6 +18,7 @@ class _Transfer:
 
     def __init__(self, work: Work) -> None:
         self.listeners: list[Report] = []
+        self.is_given_up = False
         self.task = asyncio.ensure_future(work(self._report))
 
     def _report(self, done: int) -> None:
@@ -42,6 +43,9 @@ class Transfers:
         """
         while True:
             transfer = self._running.get(key)
+            if transfer is not None and transfer.is_given_up:
+                await asyncio.wait((transfer.task,))  # it lets go of the blob's file first
+                continue
             is_ours = transfer is None
             if transfer is None:
                 transfer = self._begin(key, work)
@@ -51,7 +55,7 @@ class Transfers:
             finally:
                 transfer.listeners.remove(listener)
                 if not transfer.listeners and not transfer.task.done():
-                    self._running.pop(key, None)
+                    transfer.is_given_up = True
                     transfer.task.cancel()
             if not transfer.task.cancelled() and (is_ours or transfer.task.exception() is None):
                 return transfer.task.result()

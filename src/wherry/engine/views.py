@@ -220,11 +220,16 @@ def container_filter(
     check_filters(filters, KNOWN_FILTERS)
     for status in filters.get("status", ()):
         if status not in STATUSES:
-            raise InvalidParameter(f"invalid filter 'status={status}'")
+            raise InvalidParameter(
+                f"invalid filter 'status={status}': invalid value for state ({status}): must be one of created,"
+                " running, paused, restarting, removing, exited, dead"
+            )
     exits: set[int] = set()
     for text in filters.get("exited", ()):
         if not text.lstrip("-").isdigit():
-            raise InvalidParameter(f"invalid filter 'exited={text}'")
+            raise InvalidParameter(
+                f"invalid filter 'exited={text}': strconv.Atoi: parsing \"{text}\": invalid syntax"
+            )
         exits.add(int(text))
     for key in ("is-task",):
         for text in filters.get(key, ()):

@@ -10,7 +10,7 @@ import os
 import signal
 
 _list = os.environ.get("WHERRY_KILL_LIST", "")
-_name, _, _count = os.environ.get("WHERRY_KILL_AT", "").partition(":")
+_name, _, _count = os.environ.get("WHERRY_KILL_AT", "").rpartition(":")  # names have a colon, too
 _left = int(_count or "1")
 _is_on = bool(_list or _name)
 

@@ -114,12 +114,12 @@ def clone_tree(path: str, *, at: int = AT_FDCWD, recursive: bool = False) -> int
     return check("open_tree", _open_tree(at, os.fsencode(path), flags), path)
 
 
-def attach(tree: int, target: int | str) -> None:
-    """Attach the detached mount `tree` at `target`, a descriptor of a directory or file, or a path."""
+def attach(tree: int, target: int | str, *, at: int = AT_FDCWD) -> None:
+    """Attach the detached mount `tree` at `target`: a descriptor of a directory or file, or a path from `at`."""
     if isinstance(target, int):
         result = _move_mount(tree, b"", target, b"", _FROM_EMPTY_PATH | _TO_EMPTY_PATH)
     else:
-        result = _move_mount(tree, b"", AT_FDCWD, os.fsencode(target), _FROM_EMPTY_PATH)
+        result = _move_mount(tree, b"", at, os.fsencode(target), _FROM_EMPTY_PATH)
     check("move_mount", result)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
 
 from wherry.linux.libc import NUMBERS, check, function, system_call
@@ -39,6 +40,7 @@ _SECCOMP_SET_MODE_FILTER = 1
 _int, _ulong, _text = ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p
 _unshare = function("unshare", _int)
 _setns = function("setns", _int, _int)
+_signal = function("signal", _int, ctypes.c_void_p, result=ctypes.c_void_p)
 _prctl = function("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 _setdomainname = function("setdomainname", _text, ctypes.c_size_t)
 _close_range = system_call("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
@@ -119,6 +121,17 @@ def working_directory() -> bytes:
     buffer = ctypes.create_string_buffer(4097)
     check("getcwd", _getcwd(buffer, len(buffer)))
     return buffer.value
+
+
+def reset_signals() -> None:
+    """Default dispositions and an empty mask: Python ignores SIGPIPE, and our own parents may ignore others.
+
+    By the C library, not by the signal module, which makes an enum of every number and leaves the others as
+    they are.
+    """
+    for number in range(1, signal.NSIG):
+        _signal(number, None)  # SIG_DFL; those that cannot be set are refused, which is no matter
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def join_session_keyring(name: str, *, searchable: bool) -> None:

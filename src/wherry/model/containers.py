@@ -43,7 +43,7 @@ class ContainerConfig(Wire):
     open_stdin: bool = False
     stdin_once: bool = False
     env: list[str] | None = None
-    cmd: list[str] | None = None
+    cmd: list[str] | str | None = None
     healthcheck: HealthConfig | UnsetType = UNSET
     args_escaped: bool | UnsetType = UNSET
     image: str = ""

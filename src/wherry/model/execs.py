@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from wherry.model.wire import Wire
 
@@ -40,7 +40,7 @@ class ProcessConfig(Wire, rename=None, kw_only=True):
     entrypoint: str
     arguments: list[str]
     privileged: bool
-    user: str
+    user: str | UnsetType = UNSET
 
 
 class ExecInspect(Wire, kw_only=True):

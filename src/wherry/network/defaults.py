@@ -14,16 +14,16 @@ from collections.abc import Sequence
 import msgspec
 
 from wherry.errors import InvalidParameter
-from wherry.network import nat
 from wherry.network.driver import NetworkConfig
+from wherry.network.foreign import OUR_PREFIX
 from wherry.network.ipam import DEFAULT_POOLS, choose_subnet, parse_bridge_address
 from wherry.network.links import Links
 
 DEFAULT_BRIDGE = "wherry0"
 NO_BRIDGE = "none"
 
-OUR_BRIDGE = "wherry bridge"
-"""The alias of a bridge that we made, and may remove."""
+OUR_BRIDGES = "02:42:77:68"
+"""How the address of a bridge begins that we made, and may remove: the one mark that is there from the start."""
 
 _INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 
@@ -69,7 +69,7 @@ def check_settings(settings: NetworkSettings) -> None:
 
 def firewall_table(bridge: str) -> str:
     """The nftables table of the daemon with this bridge: bridges are what tells daemons apart."""
-    return nat.OUR_PREFIX if bridge == DEFAULT_BRIDGE else f"{nat.OUR_PREFIX}-{bridge}"
+    return OUR_PREFIX if bridge == DEFAULT_BRIDGE else f"{OUR_PREFIX}-{bridge}"
 
 
 def new_network(name: str, driver: str) -> NetworkConfig:
@@ -142,7 +142,7 @@ def look_at_bridge(name: str) -> BridgeOnHost:
         addresses = links.addresses()
         return BridgeOnHost(
             is_there=link is not None,
-            is_ours=link is not None and link.alias == OUR_BRIDGE,
+            is_ours=link is not None and link.mac.startswith(OUR_BRIDGES),
             addresses=[address for i, address in addresses if i == index],
             used=[
                 *(address.network for i, address in addresses if i != index),

@@ -1,45 +1,24 @@
-"""The host's firewall for containers: one nftables table of our own, and a look at everybody else's.
+"""The host's firewall for containers: one nftables table of our own.
 
 The table is rendered whole from the networks there are and replaced in one transaction, so a start puts
 right whatever was changed, and there is no moment without rules. Everything is per network, not per
 container: starting a container changes no rule.
-
-Other tables are read, never changed, but for the two marked rules that `--firewall-accept` asks for. An
-`accept` of ours cannot overrule a `drop` of theirs, so a foreign drop on the way is reported with the rule
-that would help.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Iterable
-from typing import Any, cast
-
-import msgspec
+from typing import Any
 
 from wherry.errors import Internal
+from wherry.network import foreign, nft
 from wherry.network.driver import NetworkConfig
-from wherry.network.nft import Nft, open_nft
 
 _log = logging.getLogger(__name__)
 
 _IP_FORWARD = "/proc/sys/net/ipv4/ip_forward"
-_LEGACY_TABLES = "/proc/net/ip_tables_names"
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-
-OUR_PREFIX = "wherry"
-"""Every wherry's table has a name that begins so, several daemons' side by side."""
-
-
-class ForeignDrop(msgspec.Struct, frozen=True):
-    """Somebody else's base chain that drops what containers forward."""
-
-    family: str
-    table: str
-    chain: str
-    target: str  # the chain where an accept belongs: DOCKER-USER where that is, else the chain itself
 
 
 class Firewall:
@@ -52,7 +31,6 @@ class Firewall:
         self._accept = accept
         self._is_enabled = is_enabled
         self._guards_routes = owns_forwarding
-        self._nft: Nft | None = None
         self._networks: dict[str, NetworkConfig] = {}
         self._lock = asyncio.Lock()
         self._warnings: list[str] = []
@@ -72,17 +50,20 @@ class Firewall:
     async def restore(self) -> None:
         """Put our rules back where somebody changed them."""
         async with self._lock:
-            if self._networks and self._is_enabled and await asyncio.to_thread(self._is_changed):
-                _log.warning("somebody changed the rules of table inet %s: putting them right", self.table)
-                await self._apply()
-            elif self._accept:
-                await asyncio.to_thread(self._check)
+            if self._networks and self._is_enabled:
+                if await asyncio.to_thread(self._listing) != self._applied:
+                    _log.warning(
+                        "somebody changed the rules of table inet %s: putting them right", self.table
+                    )
+                    await self._apply()
+                elif self._accept:
+                    await self._settle()
 
     async def check(self) -> None:
         """Look at other firewalls again; `warnings` has the result."""
         async with self._lock:
             if self._is_enabled:
-                await asyncio.to_thread(self._check)
+                await self._settle()
 
     def warnings(self) -> list[str]:
         """What keeps containers from other hosts, each with the rule to add. As of the last `check`."""
@@ -93,74 +74,33 @@ class Firewall:
         async with self._lock:
             self._networks.clear()
             await self._apply()
+            if self._is_enabled:
+                await self._settle()
 
     async def _apply(self) -> None:
         if self._is_enabled:
             await asyncio.to_thread(self._replace)
-            await asyncio.to_thread(self._check)
+            if self._accept:
+                await self._settle()
+
+    async def _settle(self) -> None:
+        bridges = {n.interface for n in self._networks.values() if n.interface and not n.internal}
+        try:
+            self._warnings = await asyncio.to_thread(
+                foreign.settle, self.table, sorted(bridges), accept=self._accept
+            )
+        except Internal as exc:
+            _log.warning("cannot look at the host's other firewall rules: %s", exc)
 
     def _replace(self) -> None:
-        networks = list(self._networks.values())
-        self._open().run(render(self.table, networks, guards_routes=self._guards_routes))
+        nft.run(render(self.table, self._networks.values(), guards_routes=self._guards_routes))
         self._applied = self._listing()
-
-    def _is_changed(self) -> bool:
-        return self._listing() != self._applied
 
     def _listing(self) -> list[dict[str, Any]]:
         try:
-            return self._open().listing(f"list table inet {self.table}\n")
+            return nft.listing(f"list table inet {self.table}")
         except Internal:
             return []  # there is none
-
-    def _check(self) -> None:
-        nft = self._open()
-        bridges = sorted({n.interface for n in self._networks.values() if n.interface and not n.internal})
-        self._warnings = []
-        try:
-            drops = _foreign_drops(nft, self.table)
-            marked = [rule for drop in drops for rule in _marked_rules(nft, drop, self.table)]
-            for family, table, chain, handle, bridge in marked:
-                if not self._accept or bridge not in bridges:
-                    nft.run(f"delete rule {family} {table} {chain} handle {handle}\n")
-            for drop in drops:
-                for bridge in bridges:
-                    self._settle(nft, drop, bridge)
-        except Internal as exc:
-            _log.warning("cannot look at the host's other firewall rules: %s", exc)
-        if bridges and _has_legacy_filter():
-            self._warnings.append(
-                "the host has rules of iptables-legacy, which wherry cannot read: "
-                "if its FORWARD chain drops, add "
-                f"iptables-legacy -I FORWARD -i {bridges[0]} -j ACCEPT and "
-                f"iptables-legacy -I FORWARD -o {bridges[0]} -j ACCEPT"
-            )
-
-    def _settle(self, nft: Nft, drop: ForeignDrop, bridge: str) -> None:
-        missing = [way for way in ("iifname", "oifname") if not _accepts(nft, drop, way, bridge)]
-        if not missing:
-            return
-        place = f"{drop.family} {drop.table} {drop.target}"
-        if self._accept:
-            mark = _mark(self.table, bridge)
-            nft.run(
-                "".join(
-                    f'insert rule {place} {way} "{bridge}" counter accept comment "{mark}"\n'
-                    for way in missing
-                )
-            )
-            return
-        rules = "; ".join(f"nft insert rule {place} {way} {bridge} counter accept" for way in missing)
-        self._warnings.append(
-            f"chain {drop.chain} of table {drop.family} {drop.table} drops what containers on {bridge} "
-            f"exchange with other hosts: add {_helper(drop, bridge)}{rules}; "
-            "or start wherryd with --firewall-accept"
-        )
-
-    def _open(self) -> Nft:
-        if self._nft is None:
-            self._nft = open_nft()
-        return self._nft
 
 
 def is_forwarding() -> bool:
@@ -252,99 +192,3 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool
 
 def _elements(items: list[str]) -> str:
     return f"elements = {{ {', '.join(items)} }} " if items else ""
-
-
-def _foreign_drops(nft: Nft, table: str) -> list[ForeignDrop]:
-    found: list[ForeignDrop] = []
-    for item in nft.listing("list chains\n"):
-        chain: dict[str, Any] | None = item.get("chain")
-        if (
-            chain is None
-            or chain.get("hook") != "forward"
-            or chain.get("family") not in ("ip", "inet")
-            or (chain["family"], chain["table"]) == ("inet", table)
-            or chain["table"].startswith(OUR_PREFIX)
-            or not _is_plain(chain["table"], chain["name"])
-        ):
-            continue
-        family, name = chain["family"], chain["table"]
-        rules = _rules(nft, family, name, chain["name"])
-        if chain.get("policy") == "drop" or (rules and _is_final_drop(rules[-1])):
-            jumps = [_jump_target(rule) for rule in rules]
-            target = "DOCKER-USER" if "DOCKER-USER" in jumps else chain["name"]
-            found.append(ForeignDrop(family, name, chain["name"], target))
-    return found
-
-
-def _rules(nft: Nft, family: str, table: str, chain: str) -> list[dict[str, Any]]:
-    listing = nft.listing(f"list chain {family} {table} {chain}\n")
-    return [item["rule"] for item in listing if "rule" in item]
-
-
-def _expressions(rule: dict[str, Any]) -> list[dict[str, Any]]:
-    """A rule's statements, the counters left out."""
-    expressions = cast("list[Any]", rule.get("expr") or [])
-    return [cast("dict[str, Any]", e) for e in expressions if isinstance(e, dict) and "counter" not in e]
-
-
-def _is_final_drop(rule: dict[str, Any]) -> bool:
-    expressions = _expressions(rule)
-    return len(expressions) == 1 and not {"drop", "reject"}.isdisjoint(expressions[0])
-
-
-def _jump_target(rule: dict[str, Any]) -> str | None:
-    for expression in _expressions(rule):
-        jump = expression.get("jump") or expression.get("goto")
-        if isinstance(jump, dict):
-            return cast("dict[str, str]", jump).get("target")
-    return None
-
-
-def _accepts(nft: Nft, drop: ForeignDrop, way: str, bridge: str) -> bool:
-    """Whether the chain, or the one it jumps to for such rules, accepts all that comes from (or goes to)
-    `bridge`.
-    """
-    wanted = {"op": "==", "left": {"meta": {"key": way}}, "right": bridge}
-    for chain in {drop.chain, drop.target}:
-        for rule in _rules(nft, drop.family, drop.table, chain):
-            expressions = _expressions(rule)
-            if len(expressions) == 2 and expressions[0].get("match") == wanted and "accept" in expressions[1]:
-                return True
-    return False
-
-
-def _marked_rules(nft: Nft, drop: ForeignDrop, table: str) -> list[tuple[str, str, str, int, str]]:
-    """Rules that we put into others' chains: family, table, chain, handle, bridge."""
-    found: list[tuple[str, str, str, int, str]] = []
-    for chain in {drop.chain, drop.target}:
-        for rule in _rules(nft, drop.family, drop.table, chain):
-            mark = str(rule.get("comment", ""))
-            if mark.startswith(_mark(table, "")):
-                found.append((drop.family, drop.table, chain, int(rule["handle"]), mark.rpartition(" ")[2]))
-    return found
-
-
-def _mark(table: str, bridge: str) -> str:
-    return f"{table}: added by --firewall-accept for {bridge}"
-
-
-def _helper(drop: ForeignDrop, bridge: str) -> str:
-    """The same in the words of the tool whose chain it is, where that keeps it over a restart."""
-    if drop.table == "firewalld":
-        return (
-            f"firewall-cmd --permanent --zone=trusted --add-interface={bridge} (and --reload), or until then "
-        )
-    return ""
-
-
-def _is_plain(*names: str) -> bool:
-    """Whether nft's grammar takes these names as they are: they come from other programs."""
-    return all(_PLAIN_NAME.fullmatch(name) for name in names)
-
-
-def _has_legacy_filter() -> bool:
-    try:
-        with open(_LEGACY_TABLES, "rb") as file:
-            return b"filter" in file.read().split()
-    except OSError:
-        return False

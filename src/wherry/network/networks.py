@@ -20,8 +20,8 @@ from typing import cast
 import msgspec
 
 from wherry import plugins
-from wherry.errors import InvalidParameter, NotFound
-from wherry.network import nat
+from wherry.errors import Internal, InvalidParameter, NotFound
+from wherry.network import foreign, nat
 from wherry.network.defaults import (
     NO_BRIDGE,
     NetworkSettings,
@@ -55,7 +55,8 @@ class Networks:
         self._database = database
         self._settings = settings
         self._firewall = firewall
-        self._watch = RuleWatch(firewall.restore)
+        marks = [foreign.mark_for(firewall.table, settings.bridge)] if settings.firewall_accept else []
+        self._watch = RuleWatch([firewall.table, *marks], firewall.restore)
         self._maker = Maker()
         self._drivers: dict[str, NetworkDriver] = {}
         self._networks: dict[str, NetworkConfig] = {}
@@ -140,7 +141,7 @@ class Networks:
                 self._database.run(lambda c: _delete(c, endpoint), durable=False),
                 self._driver(network).disconnect(network, endpoint),
             )
-        except (OSError, sqlite3.Error) as exc:
+        except (OSError, Internal) as exc:
             _log.error("container %s keeps its address %s for now: %s", container_id, endpoint.address, exc)
             return
         if self._endpoints.get(container_id) is endpoint:

@@ -1,6 +1,7 @@
-"""Notice that somebody changed the host's nftables rules: a flush or a firewall's reload takes ours along.
+"""Notice that somebody changed our nftables rules: a flush or a firewall's reload takes them along.
 
-The kernel tells every change to those who listen. What changed is not looked at; `on_change` is called once
+The kernel tells every change to those who listen. Changes that do not mention one of ours are passed over,
+for some hosts change others all the time; `on_change` is called once
 things have been quiet, or at the latest after a second of steady change.
 """
 
@@ -10,7 +11,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ _LATEST_S = 1.0
 class RuleWatch:
     """Begin with `start`, end with `close`."""
 
-    def __init__(self, on_change: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, words: Sequence[str], on_change: Callable[[], Awaitable[None]]) -> None:
+        """`words`: names and comments, one of which every rule or table of ours carries."""
+        self._words = tuple(word.encode() + b"\0" for word in words)
         self._on_change = on_change
         self._socket: socket.socket | None = None
         self._changed = asyncio.Event()
@@ -54,15 +57,18 @@ class RuleWatch:
 
     def _drain(self) -> None:
         assert self._socket is not None
-        self._changed.set()
         for _ in range(64):  # the rest wakes us again
             try:
-                self._socket.recv(1 << 16)
+                message = self._socket.recv(1 << 16)
             except BlockingIOError:
                 return
             except OSError as exc:
-                if exc.errno != errno.ENOBUFS:  # more changes than the queue holds: a change all the same
+                if exc.errno != errno.ENOBUFS:
                     raise
+                self._changed.set()  # more changes than the queue holds: ours may be among them
+                continue
+            if any(word in message for word in self._words):
+                self._changed.set()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -137,6 +137,8 @@ def _start(call: Call) -> int:
 def _run(call: Call) -> int:
     local = call.local
     record: state.Record | None = None
+    if not local.flag("detach"):
+        foreground.hold_signals()
     try:
         record, container = _make(call, local.arguments[0])
         _release(record)
@@ -405,6 +407,8 @@ def _exec_process(call: Call) -> int:
     container = record.container()
     filter_value = values.child(values.child(record.config, "linux"), "seccomp")
     container.seccomp = compile_profile(filter_value) if filter_value else None
+    if not detached:
+        foreground.hold_signals()
     made = container.exec(process, stdio=None, preserved=_preserved(local))
     if console_socket:
         foreground.send_console(console_socket, made.console)

@@ -33,6 +33,7 @@ _LINKS = (
     ("/proc/self/fd/1", "stdout"),
     ("/proc/self/fd/2", "stderr"),
     ("pts/ptmx", "ptmx"),
+    ("/proc/kcore", "core"),
 )
 _TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
@@ -40,7 +41,7 @@ _TYPES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_I
 class Device:
     """One node to make. `tree`: a detached bind of the host's node, where nodes cannot be made; else -1."""
 
-    __slots__ = ("gid", "mode", "number", "path", "tree", "uid")
+    __slots__ = ("gid", "is_made", "mode", "number", "path", "tree", "uid")
 
     def __init__(self, path: str, mode: int, number: int, uid: int, gid: int) -> None:
         self.path = path
@@ -49,6 +50,7 @@ class Device:
         self.uid = uid
         self.gid = gid
         self.tree = -1
+        self.is_made = False
 
 
 def parse(entries: list[dict[str, Any]]) -> list[Device]:
@@ -84,14 +86,27 @@ def open_source(device: Device) -> None:
     device.tree = tree
 
 
+def fill(dev: int, devices: list[Device]) -> None:
+    """Make the links, and the nodes that lie directly in /dev, in the new and still detached filesystem
+    `dev`.
+
+    The umask must be 0.
+    """
+    for device in devices:
+        parent, name = os.path.split(device.path)
+        if parent == "/dev" and name != "ptmx":
+            _make_node(dev, name, device)
+    _make_links(dev)
+
+
 def make_all(root: int, devices: list[Device]) -> None:
-    """Make every node; the umask must be 0."""
+    """Make every node that is not there yet; the umask must be 0."""
     directories: dict[str, int] = {}
     try:
         for device in devices:
             parent, name = os.path.split(device.path)
-            if device.path == "/dev/ptmx":
-                continue  # always our own devpts' one
+            if device.is_made or device.path == "/dev/ptmx":
+                continue  # ptmx is always our own devpts' one
             if parent not in directories:
                 directories[parent] = files.make_directory(root, parent)
             _make(directories[parent], name, device)
@@ -104,18 +119,7 @@ def make_links(root: int) -> None:
     """The symlinks of /dev. One that is there stays, save ptmx, which must be our devpts' own."""
     directory = files.make_directory(root, "/dev")
     try:
-        for target, name in _LINKS:
-            try:
-                os.symlink(target, name, dir_fd=directory)
-            except FileExistsError:
-                if name != "ptmx":
-                    continue
-                os.unlink(name, dir_fd=directory)
-                os.symlink(target, name, dir_fd=directory)
-        try:
-            os.symlink("/proc/kcore", "core", dir_fd=directory)
-        except FileExistsError:
-            pass
+        _make_links(directory)
     finally:
         os.close(directory)
 
@@ -143,25 +147,46 @@ def mount_console(root: int, peer: int) -> None:
 
 
 def _make(directory: int, name: str, device: Device) -> None:
-    if device.tree >= 0:
-        target = files.make_file(directory, name)
-        try:
-            mounts.attach(device.tree, target)
-        finally:
-            os.close(target)
+    if device.tree < 0:
+        _make_node(directory, name, device)
         return
+    target = files.make_file(directory, name)
+    try:
+        mounts.attach(device.tree, target)
+    finally:
+        os.close(target)
+
+
+def _make_node(directory: int, name: str, device: Device) -> None:
     try:
         os.mknod(name, device.mode, device.number, dir_fd=directory)
     except FileExistsError:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_IFMT(found.st_mode) == stat.S_IFMT(device.mode) and found.st_rdev == device.number:
             return
-        # Something else has the name (an image with a file there): a mask or a program would trust the wrong
-        # thing.
+        # Something else has the name (an image with a file there): a mask or a program would trust it.
         os.unlink(name, dir_fd=directory)
         os.mknod(name, device.mode, device.number, dir_fd=directory)
     if device.uid or device.gid:
         os.chown(name, device.uid, device.gid, dir_fd=directory, follow_symlinks=False)
+    device.is_made = True
+
+
+def _make_links(directory: int) -> None:
+    for target, name in _LINKS:
+        try:
+            os.symlink(target, name, dir_fd=directory)
+        except FileExistsError:
+            if name == "ptmx" and _read_link(directory, name) != target:
+                os.unlink(name, dir_fd=directory)
+                os.symlink(target, name, dir_fd=directory)
+
+
+def _read_link(directory: int, name: str) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:
+        return None
 
 
 _DEVPTS_SUPER_MAGIC = 0x1CD1

@@ -31,6 +31,14 @@ def send_console(path: str, master: int) -> None:
         connection.sendmsg([b"/dev/ptmx"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
 
+def hold_signals() -> None:
+    """Keep what shall be passed on until there is a process to pass it to; `wait` lets it through.
+
+    Processes made meanwhile start with an empty mask nevertheless.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in _PASSED_ON])
+
+
 def wait(process: Process) -> int:
     """Relay until the process has ended and its output is drained; its exit code, 128 + N for signal N."""
 
@@ -42,6 +50,7 @@ def wait(process: Process) -> int:
 
     for name in _PASSED_ON:
         signal.signal(getattr(signal, name), pass_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if process.console >= 0:
         _relay(process.console)
     _, status = os.waitpid(process.pid, 0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import signal
 import stat
 
 from wherry.linux import capabilities, files, process
@@ -174,14 +173,6 @@ def drop_privileges(identity: Identity, root: int) -> None:
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
     if "HOME" not in identity.env:
         identity.env["HOME"] = _home(root, identity.uid)
-
-
-def reset_signals() -> None:
-    """Default dispositions, empty mask: Python ignores SIGPIPE, and our own parents may ignore others."""
-    for number in range(1, signal.NSIG):
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def look_up(identity: Identity) -> str:

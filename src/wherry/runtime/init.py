@@ -38,7 +38,217 @@ def run(
     gate: socket.socket | None,
 ) -> NoReturn:
     """Be the first process: set the container up, report "created", wait for "start", execute."""
-    _guard(control, lambda: _run(plan, cgroup, control, stdio, gate))
+    first = _First(plan, cgroup, control, stdio)
+    _guard(control, lambda: _run(first, gate))
+
+
+def _run(first: _First, gate: socket.socket | None) -> None:
+    """The order matters: runtime-spec, "Lifecycle", and the comments on each step."""
+    try:
+        first.turn_away_from_the_host()
+        first.enter_namespaces()
+        first.make_filesystems()
+        first.take_what_was_assembled()
+        first.mount_all()
+        first.make_devices()
+        first.open_terminal()
+        first.enter_root()
+        first.hide_paths()
+        first.take_streams()
+        path = first.become_the_user()
+    except OSError as exc:
+        raise failed(first.step, exc) from exc
+    first.report_created()
+    starter = _wait_for_start(first.control, gate)
+    _guard(starter, lambda: _start(first.plan, path))
+
+
+def _start(plan: Plan, path: str) -> None:
+    if "startContainer" in plan.hooks:
+        hooks.run(plan.hooks["startContainer"], hooks.state(plan, os.getpid(), "created"), "startContainer")
+    identity.execute(plan.identity, path)
+
+
+class _First:
+    """The first process's way from clone3 to "created". `step` says what is being done, for the text of a
+    failure.
+    """
+
+    __slots__ = (
+        "bare",
+        "cgroup",
+        "control",
+        "dev",
+        "is_dev_filled",
+        "master",
+        "nothing",
+        "peer",
+        "plan",
+        "proc",
+        "stdio",
+        "step",
+    )
+
+    def __init__(
+        self, plan: Plan, cgroup: Cgroup, control: socket.socket, stdio: tuple[int, int, int] | None
+    ) -> None:
+        self.plan = plan
+        self.cgroup = cgroup
+        self.control = control
+        self.stdio = stdio
+        self.step = "starting"
+        self.bare = self.master = self.peer = self.proc = self.nothing = -1
+        self.dev = mounts.find(plan.mounts, "/dev")
+        self.is_dev_filled = False
+
+    def turn_away_from_the_host(self) -> None:
+        """Be invisible to whoever we will share namespaces with (CVE-2019-5736), and lead a session."""
+        process.prctl(process.PR_SET_DUMPABLE, 0)
+        os.setsid()
+        os.umask(0)
+        if self.plan.namespaces.new & process.CLONE_NEWUSER:
+            self.step = "user namespace"
+            channel.expect_go(self.control)  # the mappings are written by the maker
+            _become_root()
+
+    def enter_namespaces(self) -> None:
+        """Join what is given by path, then make what is new; the pid namespace was settled by clone3."""
+        plan = self.plan
+        self.step = "joining namespaces"
+        for flag, descriptor in plan.namespaces.joined.items():
+            if flag != process.CLONE_NEWPID:
+                process.setns(descriptor, flag)
+        if process.CLONE_NEWUSER in plan.namespaces.joined:
+            _become_root()
+        process.unshare(plan.namespaces.new & ~_NOT_YET)
+        rootfs.isolate(plan.propagation)
+        if plan.namespaces.new & process.CLONE_NEWNET:
+            self.step = "bringing up the loopback interface"
+            _raise_loopback()
+        self.step = "setting host name"
+        if plan.hostname:
+            socket.sethostname(plan.hostname)
+        if plan.domainname:
+            process.set_domain_name(plan.domainname)
+        self.step = "session keyring"
+        identity.join_keyring(plan.container_id, first=True)
+
+    def make_filesystems(self) -> None:
+        """Make the new filesystems, detached, and fill /dev, while the maker assembles the root and the
+        binds.
+        """
+        for mount in self.plan.mounts:
+            if mount.kind not in ("bind", "cgroup"):
+                self.step = f"mounting {mount.source!r} to rootfs at {mount.destination!r}"
+                mounts.make_detached(mount)
+        if self.plan.masked:
+            self.nothing = masks.make_nothing()
+        if self.dev is not None and self.dev.kind == "tmpfs" and not self.plan.binds_devices:
+            self.step = "creating devices"
+            devices.fill(self.dev.tree, self.plan.devices)
+            self.is_dev_filled = True
+
+    def take_what_was_assembled(self) -> None:
+        """Receive the root and the binds; be in the cgroup, then in its namespace, which shows it as the
+        root.
+        """
+        self.step = "waiting for what the container is made of"
+        trees: list[int] = []
+        wanted = self.plan.count_wanted_trees()
+        while len(trees) < wanted:
+            trees += channel.expect(self.control, "trees")
+        self.plan.take_trees(trees)
+        self.step = "joining cgroup"
+        if self.cgroup.birthplace < 0:
+            self.cgroup.join()
+        process.unshare(self.plan.namespaces.new & process.CLONE_NEWCGROUP)
+
+    def mount_all(self) -> None:
+        """The root, and on it the mounts in their order."""
+        plan = self.plan
+        self.step = "root filesystem"
+        rootfs.attach(plan.root)
+        self.bare = linux_mounts.clone_tree("", at=plan.root)
+        if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
+            channel.send(self.control, {"at": "namespaces"})
+            channel.expect_go(self.control)
+        for mount in plan.mounts:
+            self.step = f"mounting {mount.source!r} to rootfs at {mount.destination!r}"
+            if mount.kind == "cgroup":
+                cgroup_mounts.attach(plan, mount, self.cgroup)
+            else:
+                mounts.attach(plan.root, mount)
+
+    def make_devices(self) -> None:
+        """What is not in our own /dev yet. A /dev that was bound from outside is left as it is."""
+        if self.dev is not None and self.dev.kind == "bind":
+            return
+        self.step = "creating devices"
+        devices.make_all(self.plan.root, self.plan.devices)
+        if not self.is_dev_filled:
+            devices.make_links(self.plan.root)
+
+    def open_terminal(self) -> None:
+        who = self.plan.identity
+        if not who.terminal:
+            return
+        self.step = "creating console"
+        self.master, self.peer = _open_terminal(self.plan.root, who)
+        if self.dev is None or self.dev.kind != "bind":
+            devices.mount_console(self.plan.root, self.peer)
+
+    def enter_root(self) -> None:
+        plan = self.plan
+        self.step = "working directory"
+        _make_directory(plan.root, plan.identity.cwd)
+        if "createContainer" in plan.hooks:
+            self.step = "createContainer hook"
+            value = hooks.state(plan, os.getpid(), "creating")
+            hooks.run(plan.hooks["createContainer"], value, "createContainer")
+        self.step = "entering root"
+        rootfs.enter(plan.root, pivot=plan.pivot)
+
+    def hide_paths(self) -> None:
+        """What is written to procfs, then what must not be written or read any more, then the read-only root."""
+        plan = self.plan
+        if plan.sysctl or plan.identity.apparmor or plan.identity.selinux:
+            self.proc = procfs.open_own()
+        for key, value in plan.sysctl.items():
+            self.step = "sysctl " + key.replace("/", ".")
+            procfs.write_sysctl(self.proc, key, value)
+        self.step = "read-only paths"
+        masks.make_read_only(plan.root, plan.read_only_paths)
+        self.step = "masked paths"
+        masks.mask(plan.root, plan.masked, self.nothing)
+        self.step = "finishing root"
+        for mount in plan.mounts:
+            if mount.late_read_only:
+                linux_mounts.change_mount(mount.tree, add=linux_mounts.ATTR_RDONLY)
+        rootfs.finish(plan.root, propagation=plan.propagation, read_only=plan.read_only)
+
+    def take_streams(self) -> None:
+        self.step = "standard streams"
+        _take_streams(self.peer, self.stdio)
+        process.close_on_exec_from(3 + self.plan.preserved)
+
+    def become_the_user(self) -> str:
+        """Limits, labels, user, capabilities, directory; the path of the program to execute."""
+        self.step = "process"
+        who = self.plan.identity
+        identity.set_limits(who)
+        if self.proc >= 0:
+            identity.write_labels(who, self.proc)
+        identity.drop_privileges(who, self.plan.root)
+        path = identity.look_up(who)
+        process.reset_signals()
+        return path
+
+    def report_created(self) -> None:
+        self.plan.close()
+        descriptors = [self.bare, self.master] if self.master >= 0 else [self.bare]
+        channel.send(self.control, {"at": "created"}, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def join(
@@ -46,7 +256,7 @@ def join(
     namespaces: int,
     who: Identity,
     container_id: str,
-    cgroup: Cgroup | None,
+    cgroup: Cgroup,
     control: socket.socket,
     stdio: tuple[int, int, int] | None,
     preserved: int,
@@ -55,136 +265,24 @@ def join(
     _guard(control, lambda: _join(member, namespaces, who, container_id, cgroup, control, stdio, preserved))
 
 
-def _run(
-    plan: Plan,
-    cgroup: Cgroup,
-    control: socket.socket,
-    stdio: tuple[int, int, int] | None,
-    gate: socket.socket | None,
-) -> None:
-    who = plan.identity
-    step = _Step()
-    try:
-        process.prctl(process.PR_SET_DUMPABLE, 0)
-        os.setsid()
-        if plan.namespaces.new & process.CLONE_NEWUSER:
-            step.name = "user namespace"
-            channel.expect_go(control)  # the mappings are written by the maker
-            _become_root()
-        step.name = "joining namespaces"
-        _enter_namespaces(plan)
-        os.umask(0)
-        if plan.namespaces.new & process.CLONE_NEWNET:
-            step.name = "bringing up the loopback interface"
-            _raise_loopback()
-        step.name = "setting host name"
-        if plan.hostname:
-            socket.sethostname(plan.hostname)
-        if plan.domainname:
-            process.set_domain_name(plan.domainname)
-        step.name = "root filesystem"
-        rootfs.isolate(plan.propagation)
-        _make_filesystems(plan, step)
-        step.name = "waiting for what the container is made of"
-        _take_trees(plan, control)
-        step.name = "joining cgroup"
-        if cgroup.birthplace < 0:
-            cgroup.join()
-        process.unshare(plan.namespaces.new & process.CLONE_NEWCGROUP)
-        step.name = "root filesystem"
-        rootfs.attach(plan.root)
-        bare = linux_mounts.clone_tree("", at=plan.root)
-        if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
-            channel.send(control, {"at": "namespaces"})
-            channel.expect_go(control)
-        _mount_all(plan, step)
-        step.name = "creating devices"
-        owns_dev = not any(mount.destination == "/dev" and mount.kind == "bind" for mount in plan.mounts)
-        if owns_dev:
-            devices.make_all(plan.root, plan.devices)
-            devices.make_links(plan.root)
-        peer = master = -1
-        if who.terminal:
-            step.name = "creating console"
-            master = devices.open_master(plan.root)
-            peer = terminals.open_peer(master)
-            if who.height or who.width:
-                terminals.set_size(master, who.height, who.width)
-            if owns_dev:
-                devices.mount_console(plan.root, peer)
-        step.name = "working directory"
-        _make_directory(plan.root, who.cwd)
-        if "createContainer" in plan.hooks:
-            step.name = "createContainer hook"
-            hooks.run(
-                plan.hooks["createContainer"], hooks.state(plan, os.getpid(), "creating"), "createContainer"
-            )
-        step.name = "entering root"
-        rootfs.enter(plan.root, pivot=plan.pivot)
-        proc = -1
-        if plan.sysctl or who.apparmor or who.selinux:
-            proc = procfs.open_own()
-        for key, value in plan.sysctl.items():
-            step.name = "sysctl " + key.replace("/", ".")
-            procfs.write_sysctl(proc, key, value)
-        step.name = "read-only paths"
-        masks.make_read_only(plan.root, plan.read_only_paths)
-        step.name = "masked paths"
-        masks.mask(plan.root, plan.masked)
-        step.name = "finishing root"
-        for mount in plan.mounts:
-            if mount.late_read_only:
-                linux_mounts.change_mount(mount.tree, add=linux_mounts.ATTR_RDONLY)
-        rootfs.finish(plan.root, propagation=plan.propagation, read_only=plan.read_only)
-        step.name = "session keyring"
-        identity.join_keyring(plan.container_id, first=True)
-        step.name = "standard streams"
-        _take_streams(peer, stdio)
-        process.close_on_exec_from(3 + plan.preserved)
-        step.name = "process"
-        identity.set_limits(who)
-        if proc >= 0:
-            identity.write_labels(who, proc)
-        identity.drop_privileges(who, plan.root)
-        path = identity.look_up(who)
-    except OSError as exc:
-        raise failed(step.name, exc) from exc
-    identity.reset_signals()
-    plan.close()
-    channel.send(
-        control, {"at": "created", "console": master >= 0}, [bare, master] if master >= 0 else [bare]
-    )
-    os.close(bare)
-    if master >= 0:
-        os.close(master)
-    starter = _wait_for_start(control, gate)
-    _guard(starter, lambda: _start(plan, who, path))
-
-
-def _start(plan: Plan, who: Identity, path: str) -> None:
-    if "startContainer" in plan.hooks:
-        hooks.run(plan.hooks["startContainer"], hooks.state(plan, os.getpid(), "created"), "startContainer")
-    identity.execute(who, path)
-
-
 def _join(
     member: int,
     namespaces: int,
     who: Identity,
     container_id: str,
-    cgroup: Cgroup | None,
+    cgroup: Cgroup,
     control: socket.socket,
     stdio: tuple[int, int, int] | None,
     preserved: int,
 ) -> None:
-    step = _Step()
+    step = "starting"
     try:
         process.prctl(process.PR_SET_DUMPABLE, 0)
         os.setsid()
-        step.name = "joining cgroup"
-        if cgroup is not None and cgroup.birthplace < 0:
+        step = "joining cgroup"
+        if cgroup.birthplace < 0:
             cgroup.join()
-        step.name = "joining namespaces"
+        step = "joining namespaces"
         if who.oom_score_adj is not None:
             _write_oom_score(who.oom_score_adj)
         process.setns(member, namespaces & ~process.CLONE_NEWPID)
@@ -193,37 +291,25 @@ def _join(
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         peer = master = -1
         if who.terminal:
-            step.name = "creating console"
-            master = devices.open_master(root)
-            peer = terminals.open_peer(master)
-            if who.height or who.width:
-                terminals.set_size(master, who.height, who.width)
-        step.name = "session keyring"
+            step = "creating console"
+            master, peer = _open_terminal(root, who)
+        step = "session keyring"
         identity.join_keyring(container_id, first=False)
-        step.name = "standard streams"
+        step = "standard streams"
         _take_streams(peer, stdio)
         process.close_on_exec_from(3 + preserved)
-        step.name = "process"
+        step = "process"
         identity.set_limits(who)
         if who.apparmor or who.selinux:
             identity.write_labels(who, procfs.open_own())
         identity.drop_privileges(who, root)
         path = identity.look_up(who)
     except OSError as exc:
-        raise failed(step.name, exc) from exc
-    identity.reset_signals()
+        raise failed(step, exc) from exc
+    process.reset_signals()
     if master >= 0:
         channel.send(control, {"at": "console"}, [master])
     identity.execute(who, path)
-
-
-class _Step:
-    """Which step is being done, for the text of its failure."""
-
-    __slots__ = ("name",)
-
-    def __init__(self) -> None:
-        self.name = "starting"
 
 
 def _guard(control: socket.socket, body: Callable[[], None]) -> NoReturn:
@@ -241,16 +327,6 @@ def _guard(control: socket.socket, body: Callable[[], None]) -> NoReturn:
         os._exit(1)
 
 
-def _enter_namespaces(plan: Plan) -> None:
-    """Join what is given by path, then make what is new; the pid namespace was settled by clone3."""
-    for flag, descriptor in plan.namespaces.joined.items():
-        if flag != process.CLONE_NEWPID:
-            process.setns(descriptor, flag)
-    if plan.namespaces.joined.get(process.CLONE_NEWUSER) is not None:
-        _become_root()
-    process.unshare(plan.namespaces.new & ~_NOT_YET)
-
-
 def _become_root() -> None:
     """Be user 0 of the user namespace we are in now."""
     os.setresgid(0, 0, 0)
@@ -258,30 +334,13 @@ def _become_root() -> None:
     process.prctl(process.PR_SET_DUMPABLE, 0)
 
 
-def _make_filesystems(plan: Plan, step: _Step) -> None:
-    """Make the new filesystems, detached, while the maker still assembles the root and clones the binds."""
-    for mount in plan.mounts:
-        if mount.kind not in ("bind", "cgroup"):
-            step.name = f"mounting {mount.source!r} to rootfs at {mount.destination!r}"
-            mounts.make_detached(mount)
-
-
-def _take_trees(plan: Plan, control: socket.socket) -> None:
-    """Receive the root and the binds from the maker."""
-    trees: list[int] = []
-    wanted = plan.count_wanted_trees()
-    while len(trees) < wanted:
-        trees += channel.expect(control, "trees")
-    plan.take_trees(trees)
-
-
-def _mount_all(plan: Plan, step: _Step) -> None:
-    for mount in plan.mounts:
-        step.name = f"mounting {mount.source!r} to rootfs at {mount.destination!r}"
-        if mount.kind == "cgroup":
-            cgroup_mounts.attach(plan, mount)
-        else:
-            mounts.attach(plan.root, mount)
+def _open_terminal(root: int, who: Identity) -> tuple[int, int]:
+    """A pty of the container's own: master and peer."""
+    master = devices.open_master(root)
+    peer = terminals.open_peer(master)
+    if who.height or who.width:
+        terminals.set_size(master, who.height, who.width)
+    return master, peer
 
 
 def _make_directory(root: int, path: str) -> None:

@@ -124,6 +124,8 @@ class Container:
 
     def signal(self, number: int, *, everything: bool = False) -> None:
         """Signal the first process, or every process of the container. One that is gone is no error."""
+        if self.init.pidfd < 0:
+            return  # destroyed
         if not everything:
             try:
                 signal.pidfd_send_signal(self.init.pidfd, number)
@@ -231,15 +233,18 @@ def _make(
     received: list[int] = []
     ours, theirs = channel.pair()
     try:
-        if group.is_born_into:
+        first = group.is_born_into or bool(plan.namespaces.all & process.CLONE_NEWUSER)
+        if first:
             group.create(plan.resources)
+            group.open_doors()
         pid, pidfd = _clone_first(plan, group)
         if pid == 0:
             ours.close()
             init.run(plan, group, theirs, stdio, gate)
         theirs.close()
         _set_from_outside(plan, pid, ours)
-        if not group.is_born_into:
+        group.close_doors()
+        if not first:
             group.create(plan.resources)
         channel.send_trees(ours, plan.open_trees(assemble))
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
@@ -259,6 +264,7 @@ def _make(
         theirs.close()
         for descriptor in received:
             os.close(descriptor)
+        group.close_doors()
         if pid > 0:
             _kill_and_reap(pid, pidfd)
         group.kill()

@@ -12,36 +12,35 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _NOTHING = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
 
 
-def mask(root: int, paths: list[str]) -> None:
-    """Put the null device over files and one shared empty read-only tmpfs over directories; absent paths are
-    left.
-    """
+def make_nothing() -> int:
+    """The empty read-only filesystem that hides directories, detached."""
+    return mounts.new_filesystem("tmpfs", [("source", "tmpfs"), ("nr_inodes", "2")], _NOTHING)
+
+
+def mask(root: int, paths: list[str], nothing: int) -> None:
+    """Put the null device over files and `nothing`, one for all, over directories; absent paths are left."""
     null = -1
-    empty = -1
+    is_attached = False
     try:
         for path in paths:
             target = _find(root, path)
             if target < 0:
                 continue
             try:
-                if stat.S_ISDIR(os.fstat(target).st_mode):
-                    if empty < 0:
-                        empty = mounts.new_filesystem(
-                            "tmpfs", [("source", "tmpfs"), ("nr_inodes", "2")], _NOTHING
-                        )
-                        mounts.attach(empty, target)
-                        continue
-                    _attach_clone(empty, target)
-                else:
+                if not stat.S_ISDIR(os.fstat(target).st_mode):
                     if null < 0:
                         null = _open_null(root)
                     _attach_clone(null, target)
+                elif is_attached:
+                    _attach_clone(nothing, target)
+                else:
+                    mounts.attach(nothing, target)
+                    is_attached = True  # only what is attached can be cloned
             finally:
                 os.close(target)
     finally:
-        for descriptor in (null, empty):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if null >= 0:
+            os.close(null)
 
 
 def make_read_only(root: int, paths: list[str]) -> None:

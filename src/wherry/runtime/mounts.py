@@ -137,6 +137,11 @@ def parse(entry: dict[str, Any]) -> Mount:
     return mount
 
 
+def find(entries: list[Mount], destination: str) -> Mount | None:
+    """The last mount at `destination`, which is the one that shows."""
+    return next((mount for mount in reversed(entries) if mount.destination == destination), None)
+
+
 def known_options() -> list[str]:
     """The options that do not depend on the filesystem."""
     recursive = {f"r{option}" for option in _ATTRIBUTES}
@@ -205,9 +210,7 @@ def open_target(root: int, mount: Mount) -> int:
     """
     if mount.kind in ("proc", "sysfs"):
         try:
-            os.close(
-                files.open_below(root, mount.destination, os.O_PATH | os.O_NOFOLLOW, resolve=_NO_SYMLINKS)
-            )
+            os.close(files.open_below(root, mount.destination, os.O_PATH, resolve=_NO_SYMLINKS))
         except FileNotFoundError:
             pass
         except OSError as exc:

@@ -20,6 +20,8 @@ from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.runtime.errors import INTERNAL, NOT_FOUND, PERMISSION, StartFailed
 from wherry.runtime.rootfs import assemble
 from wherry.shim import sockets
+from wherry.shim.pipes import Pipes
+from wherry.shim.protocol import close_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class ExternalContainer:
         container_id: str,
         directory: str,
         rootfs: dict[str, Any] | None,
-        stdio: tuple[int, int, int] | None,
+        stdin: bool,
         netns: int | None,
         cgroup: str,
     ) -> None:
@@ -69,19 +71,29 @@ class ExternalContainer:
         ]
         self._execs = 0
         self.cgroup = cgroup_for(cgroup)
-        self.netns = self.rootfs = -1
+        self.netns = self.rootfs = self.oom_events = -1
+        pipes = None if spec["process"].get("terminal") else Pipes(stdin=stdin)
+        self.stdin = pipes.stdin if pipes else -1
+        self.sources = pipes.sources if pipes else {}
         os.makedirs(f"{self._place}/rootfs", mode=0o700)
         bundle = _rewritten(spec, root=f"{self._place}/rootfs", cgroup=cgroup, netns=netns)
         _write_json(f"{self._place}/config.json", bundle)
         try:
             self.rootfs = assemble(rootfs, spec, directory)
+            stdio = pipes.theirs if pipes else None
             self.init = self._launch(["create", "--bundle", self._place], [], stdio=stdio, root=self.rootfs)
             self.netns = os.open(f"/proc/{self.init.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self.oom_events = self.cgroup.open_oom_events()
         except BaseException as exc:
+            if pipes:
+                pipes.close_ours()
             self._clear()
             if isinstance(exc, OSError):
                 raise StartFailed(INTERNAL, f"{runtime[0]}: {exc}") from exc
             raise
+        finally:
+            if pipes:
+                close_all(pipes.theirs)
 
     @property
     def _log(self) -> str:
@@ -123,6 +135,9 @@ class ExternalContainer:
 
     def resume(self) -> None:
         self._run(["resume", self._id])
+
+    def oom_kill_count(self) -> int:
+        return self.cgroup.oom_kill_count()
 
     def destroy(self) -> None:
         """Have the command forget the container, and make sure of what it should have done."""

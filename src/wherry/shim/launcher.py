@@ -37,15 +37,7 @@ MAX_CONNECTIONS = 64
 MAX_HELD = 64
 IDLE_S = 30.0
 _TAKEOVER_S = 5.0
-_LATE = (
-    "encodings.idna",
-    "encodings.latin_1",
-    "encodings.utf_8",
-    "encodings.ascii",
-    "stringprep",
-    "errno",
-    "array",
-)
+_LATE = ("encodings.latin_1", "encodings.utf_8", "encodings.ascii")
 
 
 class NoLateImports:
@@ -307,7 +299,7 @@ def _reset_signals() -> None:
     for number in signal.valid_signals():
         if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         # Not for us, by a handler, which an execve takes away again: SIG_IGN would stay.
         signal.signal(number, ignore)
 

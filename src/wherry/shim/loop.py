@@ -71,11 +71,13 @@ class Loop:
         return timer
 
     def watch_children(self, reap: Callable[[], None]) -> None:
-        """Call `reap` when a child has ended (at least once for any number of them)."""
+        """Call `reap` when a child has ended (at least once for any number of them).
+
+        SIGCHLD must have a handler, such as `ignore`, or the kernel tells nobody.
+        """
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wake = (read, write)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, ignore)
 
         def woken(_: int) -> None:
             try:
@@ -114,7 +116,6 @@ class Loop:
         """In a forked child: let go of everything without touching the parent's."""
         if self._wake:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(self._wake[0])
             os.close(self._wake[1])
         self._epoll.close()

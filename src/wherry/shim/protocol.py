@@ -65,11 +65,37 @@ class Refused(Exception):
         self.kind = kind
 
 
+def to_json(value: object) -> bytes:
+    """`value` as JSON. Raises TypeError for what JSON cannot hold."""
+    return "".join(_encoder(value, 0)).encode()
+
+
+def from_json(data: bytes) -> Any:
+    """The value that `data` holds. Raises ValueError, RecursionError."""
+    text = data.decode().strip()
+    value, end = _decoder.raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"something follows the value at {end}")
+    return value
+
+
+def _unknown(value: object) -> object:
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+# json.dumps and json.loads make a new encoder for each value and run regular expressions: they touch three times
+# the memory of these, which a shim, whose pages are shared until touched, would own from then on.
+_decoder = json.JSONDecoder()
+_encoder: Any = vars(json.encoder)["c_make_encoder"](
+    None, _unknown, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
+)
+
+
 def encode(message: dict[str, Any], fds: int = 0) -> bytes:
     """`message` as one frame. Raises ProtocolError if it is too large to be read by the other side."""
     if fds:
         message = {**message, "fds": fds}
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = to_json(message)
     if len(body) > MAX_FRAME or fds > MAX_FDS:
         raise ProtocolError(
             f"message of {len(body)} bytes and {fds} descriptors exceeds {MAX_FRAME} and {MAX_FDS}"
@@ -190,7 +216,7 @@ class Channel:
             if len(buffer) < end:
                 break
             try:
-                message: Any = json.loads(bytes(buffer[start + _LENGTH.size : end]))
+                message: Any = from_json(bytes(buffer[start + _LENGTH.size : end]))
             except (ValueError, RecursionError) as exc:
                 raise ProtocolError(f"frame is not JSON: {exc}") from exc
             if not is_object(message):

@@ -6,11 +6,10 @@ sees a whole one or none. EXEC is on a tmpfs, and a boot makes every record void
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
-from wherry.shim.protocol import is_object
+from wherry.shim.protocol import from_json, is_object, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def write(directory: str, name: str, record: dict[str, Any]) -> None:
     temporary = f"{path}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(fd, json.dumps(record, separators=(",", ":")).encode())
+        os.write(fd, to_json(record))
     finally:
         os.close(fd)
     os.rename(temporary, path)
@@ -39,7 +38,7 @@ def find(directory: str, name: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     try:
-        value: Any = json.loads(os.read(fd, _MAX_RECORD))
+        value: Any = from_json(os.read(fd, _MAX_RECORD))
     except ValueError:
         return None
     finally:
@@ -50,8 +49,11 @@ def find(directory: str, name: str) -> dict[str, Any] | None:
 def start_time(pid: int) -> int:
     """When process `pid` began, in ticks since boot; 0 if there is none. With the pid it names one process."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            stat = os.read(fd, 4096)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return int(stat[stat.rindex(b")") + 2 :].split()[19])

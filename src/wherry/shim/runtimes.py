@@ -1,20 +1,16 @@
-"""What makes containers for a shim: our own runtime, or an external OCI runtime by its command line.
-
-Either gives the same `Container`. The shim is the parent of every process in it and reaps them.
-"""
+"""What a shim asks of a container, whoever made it: our own runtime (maker.py), or another (external.py)."""
 
 from __future__ import annotations
 
 import sys
 
-from wherry.runtime.errors import StartFailed
-from wherry.shim.external import ExternalContainer
 from wherry.shim.protocol import INVALID, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, Protocol
+
+    from wherry.shim.maker import Create
 else:
     Protocol = object
 
@@ -27,19 +23,20 @@ class Process(Protocol):
     console: int
 
 
-class Cgroup(Protocol):
-    def update(self, resources: dict[str, Any]) -> None: ...
-    def open_oom_events(self) -> int: ...
-    def oom_kill_count(self) -> int: ...
-
-
 class Container(Protocol):
-    """See wherry.runtime.lifecycle.Container."""
+    """See wherry.runtime.lifecycle.Container. `oom_events`: readable when memory ran out, or -1; the shim's to
+    close.
+    """
+
+    stdin: int
+    """Our end of the first process's stdin, or -1."""
+    sources: dict[str, int]
+    """Our ends of its stdout and stderr. With a terminal, `init.console` takes the place of all three."""
 
     @property
     def init(self) -> Process: ...
     @property
-    def cgroup(self) -> Cgroup: ...
+    def oom_events(self) -> int: ...
     @property
     def netns(self) -> int: ...
     @property
@@ -50,54 +47,16 @@ class Container(Protocol):
     def pids(self) -> list[int]: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def oom_kill_count(self) -> int: ...
     def destroy(self) -> None: ...
 
 
 class Runtimes:
-    """What a launcher has loaded before it forks: how to make containers, and the log drivers by name."""
+    """What a launcher has loaded before it forks: how our containers are made, and the log drivers by name."""
 
-    failures: tuple[type[StartFailed]] = (StartFailed,)
-
-    def __init__(self, create: Callable[..., Container], log_drivers: dict[str, Any]) -> None:
-        self._create = create
+    def __init__(self, create: Create, log_drivers: dict[str, Any]) -> None:
+        self.create = create
         self._log_drivers = log_drivers
-
-    def create(
-        self,
-        runtime: list[str] | None,
-        spec: dict[str, Any],
-        *,
-        container_id: str,
-        directory: str,
-        bundle: str,
-        rootfs: dict[str, Any] | None,
-        stdio: tuple[int, int, int] | None,
-        netns: int | None,
-        seccomp: bytes | None,
-        cgroup: str,
-    ) -> Container:
-        """Make the container up to OCI's "created", by `runtime` (an argv) or, where that is None, by ours."""
-        if runtime:
-            return ExternalContainer(
-                runtime,
-                spec,
-                container_id=container_id,
-                directory=directory,
-                rootfs=rootfs,
-                stdio=stdio,
-                netns=netns,
-                cgroup=cgroup,
-            )
-        return self._create(
-            spec,
-            container_id=container_id,
-            rootfs=rootfs,
-            stdio=stdio,
-            netns=netns,
-            seccomp=seccomp,
-            cgroup=cgroup,
-            bundle=bundle,
-        )
 
     def log_driver(self, name: str) -> Any:
         """The class that `module:attribute` names, which the launcher has loaded."""

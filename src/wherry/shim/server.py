@@ -24,9 +24,8 @@ ARCHITECTURE.md, "Shim protocol", lists requests and events. One thread, one epo
 
 from __future__ import annotations
 
-import base64
+import binascii
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -35,10 +34,14 @@ import sys
 import termios
 import time
 
+from wherry.runtime.errors import StartFailed
 from wherry.shim import records, sockets
+from wherry.shim.external import ExternalContainer
 from wherry.shim.keys import Detacher
 from wherry.shim.keys import parse as parse_keys
 from wherry.shim.loop import HANGUP, READ, WRITE, Loop
+from wherry.shim.maker import Maker, read_config
+from wherry.shim.pipes import Pipes
 from wherry.shim.protocol import (
     CONFLICT,
     INTERNAL,
@@ -49,7 +52,6 @@ from wherry.shim.protocol import (
     ProtocolError,
     Refused,
     close_all,
-    is_object,
 )
 from wherry.shim.stdio import STDERR, STDOUT, Client, Stdio
 
@@ -66,7 +68,6 @@ if TYPE_CHECKING:
 
 NEW, CREATED, RUNNING, PAUSED, STOPPED = "new", "created", "running", "paused", "stopped"
 
-MAX_CONFIG = 8 << 20
 MAX_ENDED_EXECS = 1000
 MAX_CONNECTIONS = 16
 OOM_RECOUNT_S = 0.05
@@ -94,6 +95,7 @@ class Shim:
         self._id = container_id
         self._directory = directory
         self._runtimes = runtimes
+        self._maker = Maker(runtimes.create, control.close)
         self._loop = Loop()
         self._channels: list[Channel] = []
         self._status = NEW
@@ -107,16 +109,8 @@ class Shim:
         self._exit: Message | None = None
         self._ended: tuple[int, int] | None = None
         """Wait status and time of the first process, while its output is still read."""
-        self._oom_fd = -1
         self._oom_kills = 0
         self._released = False
-        self._record: Message = {
-            "id": container_id,
-            "pid": os.getpid(),
-            "start": records.start_time(os.getpid()),
-            "version": VERSION,
-        }
-        records.write(directory, records.SHIM, self._record)
         self._listener = sockets.listen(directory, sockets.SHIM, backlog=MAX_CONNECTIONS)
         self._loop.watch(self._listener.fileno(), READ, self._on_connection)
         self._loop.watch_children(self._reap)
@@ -200,7 +194,7 @@ class Shim:
             reply, out = operation(self, request, fds)
         except Refused as exc:
             reply = {"error": {"kind": exc.kind, "message": str(exc)}}
-        except self._runtimes.failures as exc:
+        except StartFailed as exc:
             reply = {"error": {"kind": exc.kind, "message": exc.message}}
         except (KeyError, TypeError, ValueError) as exc:
             reply = {
@@ -221,63 +215,59 @@ class Shim:
 
     def _create(self, request: Message, fds: list[int]) -> Reply:
         self._require(NEW)
-        spec = _read_json(f"{request['bundle']}/config.json")
         log: Message | None = request.get("log")
         make_log = self._runtimes.log_driver(log["driver"]) if log else None
-        seccomp = _read(request["seccomp"]) if request.get("seccomp") else None
-        runtime: list[str] | None = request.get("runtime")
-        self._record.update({"cgroup": request["cgroup"], "bundle": request["bundle"], "runtime": runtime})
-        records.write(self._directory, records.SHIM, self._record)
-        is_terminal = bool(spec["process"].get("terminal"))
-        pipes = None if is_terminal else _Pipes(stdin=bool(request.get("stdin")))
-        try:
-            container = self._runtimes.create(
-                runtime,
-                spec,
+        self._note(request)
+        container: Container
+        if request.get("runtime"):
+            container = ExternalContainer(
+                request["runtime"],
+                read_config(request["bundle"]),
                 container_id=self._id,
                 directory=self._directory,
-                bundle=request["bundle"],
                 rootfs=request.get("rootfs"),
-                stdio=pipes.theirs if pipes else None,
-                netns=fds.pop(0) if request.get("netns") else None,
-                seccomp=seccomp,
+                stdin=bool(request.get("stdin")),
+                netns=fds[0] if request.get("netns") else None,
                 cgroup=request["cgroup"],
             )
-        except BaseException:
-            if pipes:
-                pipes.close_ours()
-            raise
-        finally:
-            if pipes:
-                close_all(pipes.theirs)
+        else:
+            container = self._maker.make(self._id, request, fds)
         self._container = container
-        self._log = (
-            make_log(log["path"], log.get("options") or {}, log.get("attrs") or {})
-            if make_log and log
-            else None
-        )
+        if make_log and log:
+            self._log = make_log(log["path"], log.get("options") or {}, log.get("attrs") or {})
         self._stdio = Stdio(
             self._loop,
-            sources=pipes.sources if pipes else {},
-            stdin=pipes.stdin if pipes else -1,
+            sources=container.sources,
+            stdin=container.stdin,
             console=_take_console(container.init),
             log=self._log,
             close_stdin=bool(request.get("stdin_once")),
             on_detach=lambda: self._tell("detach", exec_id=None),
         )
-        pid = container.init.pid
-        self._record["init"] = {"pid": pid, "start": records.start_time(pid)}
-        records.write(self._directory, records.SHIM, self._record)
         self._status = CREATED
-        self._watch_oom()
-        return {"pid": pid}, []
+        if container.oom_events >= 0:
+            self._loop.watch(container.oom_events, READ, self._on_oom)
+        return {"pid": container.init.pid}, []
+
+    def _note(self, request: Message) -> None:
+        """Leave on disk what others need if this process dies: before there is anything to clean up."""
+        record = {
+            "id": self._id,
+            "pid": os.getpid(),
+            "start": records.start_time(os.getpid()),
+            "version": VERSION,
+            "cgroup": request["cgroup"],
+            "bundle": request["bundle"],
+            "runtime": request.get("runtime"),
+        }
+        records.write(self._directory, records.SHIM, record)
 
     def _start(self, request: Message, fds: list[int]) -> Reply:
         self._require(CREATED)
         container = self._get_container()
         try:
             container.start()
-        except self._runtimes.failures as exc:
+        except StartFailed as exc:
             self._start_failed(_START_CODES.get(exc.kind, 128), exc.message)
             raise
         except OSError as exc:
@@ -321,7 +311,7 @@ class Shim:
         is_terminal = bool(process.get("terminal"))
         pending = _pending(request)
         client = _client(request, fds, is_terminal=is_terminal) if fds else None
-        pipes = None if is_terminal else _Pipes(stdin=bool(request.get("stdin")) and client is not None)
+        pipes = None if is_terminal else Pipes(stdin=bool(request.get("stdin")) and client is not None)
         try:
             started = self._get_container().exec(process, stdio=pipes.theirs if pipes else None)
         except BaseException:
@@ -385,11 +375,6 @@ class Shim:
         self._require(PAUSED)
         self._get_container().resume()
         self._status = RUNNING
-        return {}, []
-
-    def _update(self, request: Message, fds: list[int]) -> Reply:
-        self._require(CREATED, RUNNING, PAUSED)
-        self._get_container().cgroup.update(request["resources"])
         return {}, []
 
     def _pids(self, request: Message, fds: list[int]) -> Reply:
@@ -463,7 +448,7 @@ class Shim:
         try:
             # Without a pid namespace of its own the others would live on, with the pipes in their hands.
             container.signal(signal.SIGKILL, everything=True)
-        except (OSError, *self._runtimes.failures):
+        except (OSError, StartFailed):
             pass
         if self._stdio is not None:
             self._stdio.finish(self._on_drained)
@@ -505,18 +490,10 @@ class Shim:
             del self._ended_execs[next(iter(self._ended_execs))]
         self._tell("exec_exit", **ended)
 
-    def _watch_oom(self) -> None:
-        try:
-            self._oom_fd = self._get_container().cgroup.open_oom_events()
-        except OSError as exc:
-            report(f"{self._id}: no word of memory shortage: {exc}")
-        if self._oom_fd >= 0:
-            self._loop.watch(self._oom_fd, READ, self._on_oom)
-
     def _on_oom(self, _: int) -> None:
         """v1 tells before the kill, v2 of every change in memory.events: only the count is sure."""
         try:
-            os.read(self._oom_fd, 4096)
+            os.read(self._get_container().oom_events, 4096)
         except BlockingIOError:
             return
         self._count_oom_kills()
@@ -525,7 +502,7 @@ class Shim:
     def _count_oom_kills(self) -> None:
         """Tell of kills for want of memory that were not told of yet."""
         try:
-            count = self._container.cgroup.oom_kill_count() if self._container else 0
+            count = self._container.oom_kill_count() if self._container else 0
         except OSError:
             return  # the cgroup is gone
         if count > self._oom_kills:
@@ -537,13 +514,12 @@ class Shim:
         container = self._container
         if container is None:
             return
-        if self._oom_fd >= 0:
-            self._loop.forget(self._oom_fd)
-            os.close(self._oom_fd)
-            self._oom_fd = -1
+        if container.oom_events >= 0:
+            self._loop.forget(container.oom_events)
+            os.close(container.oom_events)
         try:
             container.destroy()
-        except (OSError, *self._runtimes.failures) as exc:
+        except (OSError, StartFailed) as exc:
             report(f"{self._id}: cannot clean up: {exc}")
         self._container = None
 
@@ -615,7 +591,6 @@ _OPERATIONS: dict[str, Callable[[Shim, Message, list[int]], Reply]] = {
         "kill",
         "pause",
         "resume",
-        "update",
         "pids",
         "state",
         "fds",
@@ -628,24 +603,6 @@ def _take_console(process: Process) -> int:
     """The terminal's master, which is Stdio's to close from here on."""
     console, process.console = process.console, -1
     return console
-
-
-class _Pipes:
-    """The three pipes of a process without terminal: `theirs` to give away, the rest for Stdio."""
-
-    def __init__(self, *, stdin: bool) -> None:
-        self.stdin = -1
-        if stdin:
-            their_stdin, self.stdin = os.pipe2(os.O_CLOEXEC)
-        else:
-            their_stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        stdout, their_stdout = os.pipe2(os.O_CLOEXEC)
-        stderr, their_stderr = os.pipe2(os.O_CLOEXEC)
-        self.sources = {STDOUT: stdout, STDERR: stderr}
-        self.theirs = (their_stdin, their_stdout, their_stderr)
-
-    def close_ours(self) -> None:
-        close_all([*self.sources.values(), *([self.stdin] if self.stdin >= 0 else [])])
 
 
 def _client(request: Message, fds: list[int], *, is_terminal: bool) -> Client:
@@ -665,25 +622,7 @@ def _client(request: Message, fds: list[int], *, is_terminal: bool) -> Client:
 
 
 def _pending(request: Message) -> bytes:
-    return base64.b64decode(request.get("pending") or "", validate=True)
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        data = file.read(MAX_CONFIG + 1)
-    if len(data) > MAX_CONFIG:
-        raise Refused(INVALID, f"{path} is larger than {MAX_CONFIG} bytes")
-    return data
-
-
-def _read_json(path: str) -> Message:
-    try:
-        value: Any = json.loads(_read(path))
-    except RecursionError as exc:
-        raise Refused(INVALID, f"{path} is nested too deeply") from exc
-    if not is_object(value):
-        raise Refused(INVALID, f"{path} is not a JSON object")
-    return value
+    return binascii.a2b_base64(request.get("pending") or "")
 
 
 def report(message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 LAUNCHER, SHIM = "launcher.sock", "shim.sock"
 
@@ -14,9 +15,8 @@ def listen(directory: str, name: str, *, backlog: int = 16) -> socket.socket:
     """Listen on DIRECTORY/NAME, for root only, in place of whatever had that name."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _FLAGS)
-    temporary = f"{name}.{os.getpid()}"
+    temporary = f"{name}.{os.getpid()}.{time.time_ns()}"
     try:
-        _unlink(temporary, fd)
         listener.bind(f"/proc/self/fd/{fd}/{temporary}")
         os.chmod(temporary, 0o600, dir_fd=fd)
         listener.listen(backlog)
@@ -44,10 +44,3 @@ def connect(directory: str, name: str) -> socket.socket:
     finally:
         os.close(fd)
     return sock
-
-
-def _unlink(name: str, directory_fd: int) -> None:
-    try:
-        os.unlink(name, dir_fd=directory_fd)
-    except FileNotFoundError:
-        pass

@@ -142,7 +142,10 @@ async def test_create(server: Server) -> None:
         (b'{"HostConfig":{}}', {}, 400),
         (b'{"Image":3}', {}, 400),
         (b'{"Image":"x"} x', {}, 400),
-        (b'{"Image":"x","Cmd":"ls"}', {}, 400),
+        (b'{"Image":""}', {}, 201),
+        (b'{"image":""}', {}, 201),
+        (b'{"Image":"x","Cmd":"ls","Shell":"sh","Entrypoint":"e"}', {}, 201),
+        (b'{"Image":"x","Env":"A=b"}', {}, 400),
         (b"[" * 200_000, {}, 400),
         (b'{"Image":"x","StopTimeout":' + b"9" * 5000 + b"}", {}, 400),
         (b'{"Image":"x","HostConfig":{"Memory":NaN}}', {}, 400),
@@ -168,6 +171,24 @@ async def test_bodies_of_create(server: Server, body: bytes, headers: dict[str, 
 async def test_the_wrong_content_type_is_named(server: Server) -> None:
     answer = await server.ask("POST", "/containers/create", b"x", {"Content-Type": "text/plain"})
     assert answer.message == "unsupported Content-Type header (text/plain): must be 'application/json'"
+
+
+async def test_a_command_may_be_one_string(server: Server) -> None:
+    await server.ask("POST", "/containers/create", {"Image": "x", "Cmd": "ls"})
+    assert server.engine.noted("create")[0][1].cmd == ["ls"]
+
+
+async def test_texts_that_dockers_api_adds(server: Server) -> None:
+    for target, status, message in [
+        ("/containers/none/kill", 404, "cannot kill container: none: No such container: none"),
+        ("/containers/none/rename", 400, "Neither old nor new names may be empty"),
+        ("/containers/none/resize?h=what&w=1", 400, 'invalid resize height "what": invalid syntax'),
+        ("/containers/none/resize?h=1", 400, 'invalid resize width "": invalid syntax'),
+        ("/containers/none/resize?h=1&w=70000", 400, 'invalid resize width "70000": value out of range'),
+        ("/containers/prune?filters=what", 400, "invalid filter"),
+    ]:
+        answer = await server.ask("POST", target)
+        assert (answer.status, answer.message) == (status, message)
 
 
 async def test_start_takes_no_body_to_speak_of(server: Server) -> None:

@@ -247,11 +247,20 @@ async def test_a_client_that_leaves_does_not_cancel_a_stop(server: Server) -> No
 
 async def test_an_error_before_the_hijack_is_an_ordinary_answer(server: Server) -> None:
     client = await server.connect()
-    client.send(attach_head("none"))
+    client.send(b"POST /exec/none/start HTTP/1.1\r\nHost: d\r\n" + UPGRADE + b"\r\n")
     answer = await client.answer()
-    assert (answer.status, answer.message) == (404, "No such container: none")
+    assert (answer.status, answer.message) == (404, "No such exec instance: none")
     client.send(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
     assert (await client.answer()).body == b"OK"
+
+
+async def test_a_refused_attach_is_dockers_bare_text(server: Server) -> None:
+    client = await server.connect()
+    client.send(attach_head("none"))
+    answer = await client.answer()
+    assert (answer.status, answer.body) == (404, b"No such container: none\r\n")
+    assert answer.headers["Content-Type"] == "application/vnd.docker.raw-stream"
+    assert await client.rest() == b""
 
 
 async def test_a_hijacked_connection_is_forgotten_by_the_server(server: Server) -> None:
@@ -359,8 +368,9 @@ async def test_an_upload_cut_short_is_an_error(server: Server) -> None:
     client = await server.connect()
     client.send(b"POST /images/load HTTP/1.1\r\nHost: d\r\nContent-Length: 100\r\n\r\nabc")
     client.end()
-    answer = await client.rest()
-    assert answer.split()[1] == b"400"
+    answer = await client.answer()
+    assert (answer.status, list(answer.json())) == (200, ["errorDetail", "error"])  # as Docker, in the stream
+    assert await client.rest() == b""
 
 
 async def test_half_close_behind_an_upload_is_no_disconnect(server: Server) -> None:

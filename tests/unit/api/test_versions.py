@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from wherry.api import versions
@@ -34,6 +36,16 @@ def test_images_lose_what_a_version_did_not_know() -> None:
     assert image == {"Size": 3, "Containers": 2, "Descriptor": {}}
     versions.shape("image row", (1, 43), image)
     assert image == {"Size": 3, "VirtualSize": 3, "Containers": -1}
+
+
+def test_an_images_configuration_was_a_containers() -> None:
+    image: dict[str, Any] = {"Config": {"Env": ["A=b"], "Tty": True}}
+    versions.shape("image", (1, 50), image)
+    assert image == {"Config": {"Env": ["A=b"], "Tty": True}}
+    versions.shape("image", (1, 49), image)
+    assert image["Config"]["Tty"] is True
+    assert image["Config"]["AttachStdin"] is False
+    assert image["Config"]["Hostname"] == ""
 
 
 def test_shaping_survives_missing_parents() -> None:

@@ -70,7 +70,7 @@ async def test_bad_filters_are_refused(bench: Bench, filters: dict[str, list[str
 
 
 async def test_filter_by_missing_image(bench: Bench) -> None:
-    with pytest.raises(NotFound, match="No such image: nope:latest"):
+    with pytest.raises(NotFound, match=r"No such image: nope:latest"):
         await bench.images.list(filters={"before": ["nope"]})
 
 
@@ -102,9 +102,9 @@ async def test_resolve_gives_what_a_container_needs(bench: Bench) -> None:
     image = await bench.images.resolve("one:1")
     assert (image.id, len(image.chain_ids)) == (ONE_ID, 2)
     assert image.config.config is not None and image.config.config.cmd == ["/x"]
-    with pytest.raises(NotFound, match="^No such image: nope:latest$"):
+    with pytest.raises(NotFound, match=r"^No such image: nope:latest$"):
         await bench.images.resolve("nope")
-    with pytest.raises(NotFound, match="was found but its platform \\(linux/amd64\\) does not match"):
+    with pytest.raises(NotFound, match=r"was found but its platform \(linux/amd64\) does not match"):
         await bench.images.resolve("one:1", platform="linux/s390x")
 
 
@@ -137,7 +137,7 @@ async def test_last_name_takes_the_image_with_it(bench: Bench) -> None:
     await bench.images.tag("one:1", "two", "")
     assert lines(await bench.images.remove("two")) == ['{"Untagged":"two:latest"}']
     deleted = lines(await bench.images.remove("one:1"))
-    assert deleted[:2] == ['{"Untagged":"one:1"}', '{"Deleted":"%s"}' % ONE_ID]
+    assert deleted[:2] == ['{"Untagged":"one:1"}', f'{{"Deleted":"{ONE_ID}"}}']
     assert len(deleted) == 4  # two layers
     assert [event[0] for event in bench.events[-3:]] == ["untag", "untag", "delete"]
     assert await bench.is_empty()
@@ -198,9 +198,9 @@ async def test_removal_by_id_with_stopped_container_must_be_forced(bench: Bench)
 
 
 async def test_removing_nothing(bench: Bench) -> None:
-    with pytest.raises(NotFound, match="^No such image: nope:latest$"):
+    with pytest.raises(NotFound, match=r"^No such image: nope:latest$"):
         await bench.images.remove("nope")
-    with pytest.raises(InvalidParameter, match="must be lowercase"):
+    with pytest.raises(InvalidParameter, match=r"must be lowercase"):
         await bench.images.remove("NOPE:3")
 
 

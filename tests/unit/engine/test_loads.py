@@ -131,7 +131,7 @@ async def test_oci_index_gives_the_wanted_platform(bench: Bench) -> None:
     assert (await bench.images.inspect("x:1")).architecture == "amd64"
     await bench.load(archive_of(files), platforms=["linux/s390x"])
     assert (await bench.images.inspect("x:1")).architecture == "s390x"
-    with pytest.raises(InvalidParameter, match="no matching manifest for linux/arm64"):
+    with pytest.raises(InvalidParameter, match=r"no matching manifest for linux/arm64"):
         await bench.load(archive_of(files), platforms=["linux/arm64"])
 
 
@@ -196,8 +196,10 @@ async def test_hostile_archive_is_refused_and_leaves_nothing(bench: Bench, name:
 
 async def test_members_that_lead_out_are_ignored(bench: Bench) -> None:
     """Nothing is written under a name of the archive's: such a member is merely of no use."""
-    extra = archive_of({"../../../../tmp/wherry-escaped": b"x", "/tmp/wherry-escaped": b"x"})[:-10240]
-    assert streams(await bench.load(extra + docker_archive("x:1"))) or True
+    with tarfile.open(fileobj=io.BytesIO(docker_archive("x:1"))) as tar:
+        files = {info.name: file.read() for info in tar if (file := tar.extractfile(info))}
+    above = {"../../../../tmp/wherry-escaped": b"x", "/tmp/wherry-escaped": b"x"}
+    assert streams(await bench.load(archive_of(above | files))) == ["Loaded image: x:1\n"]
     assert not os.path.exists("/tmp/wherry-escaped")
 
 
@@ -212,7 +214,7 @@ async def test_gzip_bomb_is_streamed(bench: Bench) -> None:
             file.write(bytes(1 << 24))
         file.write(bytes(1024))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InvalidParameter, match="neither manifest.json nor index.json"):
+    with pytest.raises(InvalidParameter, match=r"neither manifest.json nor index.json"):
         await bench.load(out.getvalue())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
@@ -250,7 +252,7 @@ async def test_closing_the_iterator_ends_the_load(bench: Bench) -> None:
 @settings(suppress_health_check=list(HealthCheck), max_examples=200)
 def test_any_path_stays_inside(name: bytes) -> None:
     path = normalised(name)
-    assert path is None or not (path.startswith("/") or path == ".." or path.startswith("../"))
+    assert path is None or not (path == ".." or path.startswith(("/", "../")))
 
 
 @given(st.binary(max_size=3000))

@@ -77,7 +77,7 @@ def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 
-def nft(text: str) -> None:
+def set_rules(text: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=text, check=True, text=True)
 
 
@@ -116,7 +116,7 @@ def listen_in(netns: int, address: str, port: int = 8080) -> socket.socket:
     return inside(netns, lambda: socket.create_server((address, port)))
 
 
-def reaches(netns: int | None, address: str, port: int = 8080) -> str | None:
+def reaches(netns: int | None, address: str, port: int = 8080, *, patience_s: float = 5) -> str | None:
     """Whether a connection from the namespace (None.
 
     The host's) comes up, and if so, from which address.
@@ -124,7 +124,7 @@ def reaches(netns: int | None, address: str, port: int = 8080) -> str | None:
 
     def connect() -> str | None:
         client = socket.socket()
-        client.settimeout(0.5)
+        client.settimeout(patience_s)
         try:
             client.connect((address, port))
             return str(client.getsockname()[0])
@@ -134,6 +134,11 @@ def reaches(netns: int | None, address: str, port: int = 8080) -> str | None:
             client.close()
 
     return connect() if netns is None else inside(netns, connect)
+
+
+def is_cut_off(netns: int, address: str, port: int = 8080) -> bool:
+    """Whether no connection comes up. Have one that does beside it: silence alone proves little."""
+    return reaches(netns, address, port, patience_s=0.7) is None
 
 
 class Outside:

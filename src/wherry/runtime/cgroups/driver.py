@@ -39,6 +39,14 @@ class Cgroup(Protocol):
         """Get `birthplace` for a cgroup that was made by another process."""
         raise NotImplementedError
 
+    def open_doors(self) -> None:
+        """Let a child that is cloned from now on `join` without our privileges (in a user namespace of its own)."""
+        raise NotImplementedError
+
+    def close_doors(self) -> None:
+        """The end of that, for those cloned later; a child's own doors stay open."""
+        raise NotImplementedError
+
     def join(self) -> None:
         """Move the calling, single-threaded process in."""
         raise NotImplementedError

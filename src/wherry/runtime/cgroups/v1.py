@@ -28,11 +28,12 @@ class HierarchiesCgroup:
     """The Cgroup of cgroup v1 (also in the hybrid layout)."""
 
     is_born_into = False
-    __slots__ = ("_places", "birthplace", "path")
+    __slots__ = ("_doors", "_places", "birthplace", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.birthplace = -1
+        self._doors: list[int] = []
         self._places = {controller: mount + path for controller, mount in mounted_hierarchies().items()}
 
     def create(self, resources: dict[str, Any]) -> None:
@@ -50,13 +51,25 @@ class HierarchiesCgroup:
         self._limit_devices(resources)
         self.update(resources)
 
+    def open_doors(self) -> None:
+        self._doors = self._open_tasks()
+
+    def close_doors(self) -> None:
+        for descriptor in self._doors:
+            os.close(descriptor)
+        self._doors = []
+
     def join(self) -> None:
-        for place in self._places.values():
-            descriptor = os.open(place + "/tasks", os.O_WRONLY | os.O_CLOEXEC)
-            try:
+        if not self._doors:
+            self._doors = self._open_tasks()
+        try:
+            for descriptor in self._doors:
                 os.write(descriptor, b"0")
-            finally:
-                os.close(descriptor)
+        finally:
+            self.close_doors()
+
+    def _open_tasks(self) -> list[int]:
+        return [os.open(place + "/tasks", os.O_WRONLY | os.O_CLOEXEC) for place in self._places.values()]
 
     def update(self, resources: dict[str, Any]) -> None:
         for controller, name, value in settings(resources, self._current_limits(resources)):

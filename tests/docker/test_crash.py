@@ -1,0 +1,252 @@
+"""`kill -9` of the daemon between every two calls that change something.
+
+The engine marks those places with `killpoint("name")`. One test runs a scenario and sees to it that every mark in the
+source is passed; one for each mark kills the daemon there, starts the next one, finishes the scenario, and looks for
+whatever was lost or left behind. A container that was running all the while must not have noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import MARK
+from tests.docker import rootfs
+from tests.docker.conftest import make_wherry
+from tests.docker.engine import ROOT
+from tests.docker.registry import Registry
+
+
+def marks() -> list[str]:
+    """The names of all kill points in the source."""
+    found: set[str] = set()
+    for folder, _, files in os.walk(f"{ROOT}/src/wherry"):
+        for name in files:
+            if name.endswith(".py"):
+                with open(os.path.join(folder, name)) as file:
+                    found.update(re.findall(r'killpoint\("([^"]+)"\)', file.read()))
+    return sorted(found)
+
+
+class Victim:
+    """A daemon that may die at any moment, and the state it has to come back to."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.daemon = make_wherry()
+        self.image = f"{registry.address}/{MARK}/crash"
+        layers = [rootfs.busybox_tar(), rootfs.tar([("crash", b"test")])]
+        registry.put_image(f"{MARK}/crash", "latest", layers)
+        self.daemon.start()
+        self.daemon.docker(
+            "import", "--change", 'CMD ["sh"]', "-", "busybox", input=rootfs.busybox_tar()
+        ).ok()
+        self.daemon.docker(
+            "run", "-d", "--name", "keeper", "busybox", "sh", "-c", "while :; do date; sleep 1; done"
+        ).ok()
+        self.keeper = (
+            self.daemon.docker("inspect", "-f", "{{.State.Pid}} {{.State.StartedAt}}", "keeper").ok().line
+        )
+        self.deaths = 0
+        self.is_spoilt = False
+        self.passed: dict[str, str] = {}
+        for part in ("images", "containers"):
+            path = f"{self.daemon.data_root}/passed.daemon.log"
+            self.restart_with({"WHERRY_KILL_LIST": path})
+            getattr(self, part)()
+            with open(path) as file:
+                self.passed.update((name, part) for name in file.read().split())
+            os.unlink(path)
+        self.baseline = self.traces()
+
+    def restart_with(self, env: dict[str, str]) -> None:
+        self.daemon.kill()
+        self.deaths = 0
+        self.daemon.start(env=env, wait=False)
+        self.revive(starting=True)
+
+    def revive(self, *, starting: bool = False) -> None:
+        """See to it that there is a daemon that answers; one that died is followed by one that is not told to die."""
+        deadline = time.monotonic() + 30
+        while True:
+            assert self.daemon.process is not None
+            if self.daemon.process.poll() is not None:
+                code = self.daemon.process.returncode
+                assert code == -9, f"the daemon ended with {code}: {self.daemon.log_tail()}"
+                self.deaths += 1
+                assert self.deaths < 3, "the daemon died again without being told to"
+                self.daemon.start(wait=False)
+            elif not starting:
+                return
+            try:
+                self.daemon.api("GET", "/_ping", timeout_s=2).expect(200)
+                return
+            except (OSError, AssertionError):
+                assert time.monotonic() < deadline, self.daemon.log_tail()
+                time.sleep(0.02)
+
+    def docker(self, *argv: str) -> tuple[int, str]:
+        """One command; while it runs, a dead daemon is followed by the next."""
+        client = self.daemon.popen(*argv, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                out, err = client.communicate(timeout=0.05)
+                break
+            except subprocess.TimeoutExpired:
+                self.revive()
+                if time.monotonic() > deadline:
+                    client.kill()
+                    client.communicate()
+                    pytest.fail(f"docker {' '.join(argv)} hangs: {self.daemon.log_tail()}")
+        self.revive()
+        return client.returncode, (out + err).decode(errors="replace")
+
+    def until(
+        self, *argv: str, code: int = 0, done: str = "\0", again: str = "\0", undo: tuple[str, ...] = ()
+    ) -> None:
+        """Repeat a command whose daemon died under it, until it succeeds or says that it is `done`."""
+        seen = []
+        for _ in range(4):
+            got, text = self.docker(*argv)
+            if got == code or done in text:
+                return
+            seen.append((got, text))
+            if undo and (again in text or self.deaths):
+                self.docker(*undo)
+        pytest.fail(f"docker {' '.join(argv)}: {seen}\n{self.daemon.log_tail()}")
+
+    def images(self) -> None:
+        """Pull, and remove. What was answered is looked at before going on."""
+        self.until("pull", self.image)
+        self.until("run", "--rm", "--network", "none", self.image, "cat", "/crash")
+        self.until("rmi", self.image, done="No such image")
+
+    def containers(self) -> None:
+        """Create, start, stop, remove, and a whole run."""
+        self.until(
+            "create", "--name", "one", "busybox", "sleep", "300", done="is already in use by container"
+        )
+        self.until("inspect", "one")
+        self.until("start", "one")
+        state = self.docker("inspect", "-f", "{{.State.Status}}", "one")[1].strip()
+        assert state == "running", f"start was answered, and the container is {state}"
+        self.until("stop", "-t", "0", "one")
+        state = self.docker("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "one")[1].strip()
+        assert state == "exited 137", f"stop was answered, and the container is {state}"
+        self.until("rm", "one", done="No such container")
+        command = ("run", "--name", "two", "busybox", "sh", "-c", "echo out; exit 3")
+        self.until(*command, code=3, again="is already in use", undo=("rm", "-f", "two"))
+        assert self.docker("wait", "two")[1].strip() == "3"
+        assert self.docker("logs", "two")[1] == "out\n"
+        self.until("rm", "-f", "two")
+
+    def traces(self) -> dict[str, set[str]]:
+        """Whatever could be left behind: files, processes, interfaces, cgroups."""
+        daemon = self.daemon
+        files: set[str] = set()
+        for root in (daemon.data_root, daemon.exec_root):
+            for folder, folders, names in os.walk(root):
+                if (
+                    "/overlay2/layers/" in folder
+                    or "/containers/" in folder[len(root) :]
+                    and "/upper" in folder
+                ):
+                    folders.clear()
+                    continue
+                files.update(
+                    os.path.join(folder, n)
+                    for n in names + folders
+                    if not re.search(r"wherry\.db|daemon\.log", n)
+                )
+        bridge = f"/sys/class/net/{daemon.bridge}/brif"
+        cgroups = {path for path, _, _ in os.walk("/sys/fs/cgroup") if daemon.name in path or self.owns(path)}
+        return {
+            "files": files,
+            "ports of the bridge": {str(len(os.listdir(bridge)))} if os.path.isdir(bridge) else set(),
+            "cgroups": cgroups,
+            "processes": {str(pid) for pid in daemon.processes() if not self.is_daemon(pid)},
+        }
+
+    def owns(self, path: str) -> bool:
+        found = re.search(r"[0-9a-f]{64}", path)
+        return found is not None and os.path.isdir(f"{self.daemon.data_root}/containers/{found[0]}")
+
+    def is_daemon(self, pid: int) -> bool:
+        """The daemon and the launcher are others after each death, and the keeper's `sleep` each second."""
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                line = file.read()
+        except FileNotFoundError:
+            return True
+        return b"wherry.daemon" in line or line.startswith(b"sleep") or b"wherry.shim.launcher" in line
+
+    def is_clean(self) -> None:
+        deadline = time.monotonic() + 5
+        while True:
+            now = self.traces()
+            left = {k: sorted(now[k] - self.baseline[k])[:8] for k in now if now[k] - self.baseline[k]}
+            lost = {k: sorted(self.baseline[k] - now[k])[:8] for k in now if self.baseline[k] - now[k]}
+            if not left and not lost:
+                break
+            assert time.monotonic() < deadline, f"left behind: {left}; lost: {lost}\n{self.daemon.log_tail()}"
+            time.sleep(0.05)
+        assert self.docker("ps", "-a", "--format", "{{.Names}}")[1] == "keeper\n"
+        assert self.docker("images", "--format", "{{.Repository}}")[1] == "busybox\n"
+        found = self.docker("inspect", "-f", "{{.State.Pid}} {{.State.StartedAt}}", "keeper")[1].strip()
+        assert found == self.keeper, "the container that ran all the while is another one now"
+        assert self.docker("exec", "keeper", "echo", "ok")[1] == "ok\n"
+        self.is_spoilt = False
+
+
+@pytest.fixture(scope="module")
+def victims() -> Iterator[list[Victim]]:
+    made: list[Victim] = []
+    yield made
+    for victim in made:
+        victim.daemon.remove()
+
+
+@pytest.fixture
+def victim(victims: list[Victim], registry: Registry) -> Victim:
+    """The same one for every test, until one fails."""
+    if os.environ.get("WHERRY_TEST_HOST"):
+        pytest.skip("about wherry itself")
+    if victims and victims[-1].is_spoilt:
+        victims.pop().daemon.remove()
+    if not victims:
+        victims.append(Victim(registry))
+    victims[-1].is_spoilt = True
+    return victims[-1]
+
+
+def test_every_kill_point_is_passed(victim: Victim) -> None:
+    assert victim.passed and not set(marks()) - set(victim.passed), (
+        f"never passed: {set(marks()) - set(victim.passed)}"
+    )
+    victim.is_clean()
+
+
+@pytest.mark.parametrize("point", marks())
+def test_kill_at(victim: Victim, point: str) -> None:
+    victim.restart_with({"WHERRY_KILL_AT": f"{point}:1"})
+    getattr(victim, victim.passed[point])()
+    assert victim.deaths, f"{point} was not passed"
+    victim.is_clean()
+
+
+def test_logs_of_the_container_that_ran_on_have_no_gap(victim: Victim) -> None:
+    """One line a second, through all those deaths."""
+    lines = victim.docker("logs", "-t", "keeper")[1].splitlines()
+    seconds = [_seconds(line.split(" ")[0]) for line in lines]
+    assert seconds
+    assert not seconds[1:] or max(b - a for a, b in zip(seconds, seconds[1:], strict=False)) < 4
+
+
+def _seconds(stamp: str) -> float:
+    hours, minutes, rest = stamp.split("T")[1].rstrip("Z").split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(rest)
