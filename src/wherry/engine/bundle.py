@@ -109,11 +109,25 @@ def spec_for(
             {
                 "destination": confinement.INIT_TARGET,
                 "type": "bind",
-                "source": settings.init_path or "/usr/bin/docker-init",
+                "source": init_program(settings),
                 "options": ["bind", "ro"],
             }
         )
     return spec
+
+
+INIT_PROGRAMS = ("/usr/bin/docker-init", "/usr/libexec/docker/docker-init", "/usr/bin/tini-static")
+
+
+def init_program(settings: EngineSettings) -> str:
+    """The host's program for `--init`: it must be static, since the container's libraries are not the host's."""
+    for path in (settings.init_path,) if settings.init_path else INIT_PROGRAMS:
+        if os.access(path, os.X_OK):
+            return path
+    raise InvalidParameter(
+        f"no init for --init: {settings.init_path or 'none of ' + ', '.join(INIT_PROGRAMS)} is there; install the"
+        " package tini, or name a static one with --init-path"
+    )
 
 
 class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -294,7 +294,9 @@ class Containers:
         container = self.find(reference)
         if not container.state.is_running or container.shim is None:
             raise Conflict(f"container {container.id} is not running")
-        if container.record.config.tty:  # without a terminal there is nothing to do, and Docker says so by 200
+        if (
+            container.record.config.tty
+        ):  # without a terminal there is nothing to do, and Docker says so by 200
             await container.shim.resize(width=width, height=height)
 
     async def update(self, reference: str, body: ContainerUpdate) -> ContainerUpdated:

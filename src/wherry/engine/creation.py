@@ -260,7 +260,9 @@ def _check_host(host: HostConfig, facts: HostFacts) -> None:
     if host.userns_mode not in ("", "host"):
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
     if host.storage_opt:
-        raise InvalidParameter("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+        raise InvalidParameter(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
+        )
     for extra in host.extra_hosts or ():
         if ":" not in extra:
             raise InvalidParameter(f'bad format for add-host: "{extra}"')

@@ -91,7 +91,11 @@ def event_filter(filters: Filters) -> Callable[[Event], bool]:
         """By ID or name, each as a beginning: Docker's "fuzzy" match."""
         if event.type != kind:
             return False
-        names = [event.actor.id.removeprefix("sha256:"), event.actor.id, event.actor.attributes.get("name", "")]
+        names = [
+            event.actor.id.removeprefix("sha256:"),
+            event.actor.id,
+            event.actor.attributes.get("name", ""),
+        ]
         return any(name.startswith(value) for value in wanted for name in names if value)
 
     def by_label(event: Event, wanted: list[str]) -> bool:
@@ -118,7 +122,10 @@ def event_filter(filters: Filters) -> Callable[[Event], bool]:
             elif key == "image":
                 if not (
                     by_actor("image", event, wanted)
-                    or (event.type == "container" and _is_image(event.actor.attributes.get("image", ""), wanted))
+                    or (
+                        event.type == "container"
+                        and _is_image(event.actor.attributes.get("image", ""), wanted)
+                    )
                 ):
                     return False
             elif (key == "label" and not by_label(event, wanted)) or (

@@ -281,10 +281,6 @@ class Shim:
     def resume(self) -> asyncio.Future[Message]:
         return self._plain("resume")
 
-    def update(self, resources: Mapping[str, Any]) -> asyncio.Future[Message]:
-        """Change the limits of the container's cgroup: a `linux.resources` of config.json."""
-        return self._plain("update", resources=resources)
-
     def pids(self) -> asyncio.Future[Message]:
         """Result: `pids`, as the host sees them."""
         return self._plain("pids")

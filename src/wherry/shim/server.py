@@ -377,11 +377,6 @@ class Shim:
         self._status = RUNNING
         return {}, []
 
-    def _update(self, request: Message, fds: list[int]) -> Reply:
-        self._require(CREATED, RUNNING, PAUSED)
-        cgroup_for(self._record["cgroup"]).update(request["resources"])
-        return {}, []
-
     def _pids(self, request: Message, fds: list[int]) -> Reply:
         self._require(CREATED, RUNNING, PAUSED)
         return {"pids": self._get_container().pids()}, []
@@ -596,7 +591,6 @@ _OPERATIONS: dict[str, Callable[[Shim, Message, list[int]], Reply]] = {
         "kill",
         "pause",
         "resume",
-        "update",
         "pids",
         "state",
         "fds",

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from tests.fakes.registry import config_of, digest_of, tar_of
-
 from wherry.engine.images import Images, ImageUser
 from wherry.registry.client import Client
 from wherry.registry.fetch import Registry

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.fakes.registry import FakeRegistry, tar_of
 from tests.unit.engine.image_fixtures import Bench, docker_archive, image_id_of
-
 from wherry.engine.images import ImageUser
 from wherry.errors import Conflict, InvalidParameter, NotFound
 from wherry.model import wire

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from tests.fakes import registry as fake
 from tests.fakes.registry import FakeRegistry, digest_of, tar_of
 from tests.unit.engine.image_fixtures import Bench, chunks_of
-
 from wherry.engine.changes import apply_changes
 from wherry.errors import InvalidParameter, WherryError
 from wherry.oci.image import ContainerConfig

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tests.fakes.registry import (
     OCI_CONFIG,
     OCI_INDEX,
@@ -25,7 +26,6 @@ from tests.fakes.registry import (
     tar_of,
 )
 from tests.unit.engine.image_fixtures import Bench, archive_of, chunks_of, docker_archive, image_id_of
-
 from wherry.engine.archives import Archive, normalised
 from wherry.engine.spool import Spool
 from wherry.errors import InvalidParameter, WherryError

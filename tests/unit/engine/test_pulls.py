@@ -11,10 +11,10 @@ import time
 from typing import Any
 
 import pytest
+
 from tests.fakes import registry as fake
 from tests.fakes.registry import FakeRegistry, config_of, digest_of, tar_of
 from tests.unit.engine.image_fixtures import Bench
-
 from wherry.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, WherryError
 from wherry.model.images import AuthConfig
 from wherry.oci.digest import Digest

@@ -8,9 +8,9 @@ import json
 import tarfile
 
 import pytest
+
 from tests.fakes.registry import digest_of, tar_of
 from tests.unit.engine.image_fixtures import Bench, docker_archive, image_id_of
-
 from wherry.errors import InvalidParameter, NotFound
 
 LAYERS = [tar_of({"a": b"1"}), tar_of({"b": b"2" * 700_000})]
