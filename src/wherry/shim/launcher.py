@@ -24,7 +24,6 @@ from wherry.shim.loop import HANGUP, READ, WRITE, Loop, ignore
 from wherry.shim.protocol import CONFLICT, INTERNAL, INVALID, Channel, ProtocolError, Refused, close_all
 from wherry.shim.reports import report, whereabouts
 from wherry.shim.runtimes import Runtimes, load
-from wherry.shim.version import code_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -318,9 +317,8 @@ _OPERATIONS: dict[str, Callable[[Launcher, Message, list[int]], Reply]] = {
 }
 
 
-def main(exec_root: str, *, create: str, log_drivers: list[str], control: int) -> None:
-    """Be a launcher until told to stop."""
-    version = code_version()
+def main(exec_root: str, *, version: str, create: str, log_drivers: list[str], control: int) -> None:
+    """Be a launcher until told to stop. `version` is that of the code, code_version()."""
     runtimes = preload(create, log_drivers)
     process.prctl(process.PR_SET_DUMPABLE, 0)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
