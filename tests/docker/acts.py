@@ -581,6 +581,7 @@ VARYING = [
         (r'"execDuration":"\d+"', '"execDuration":"<n>"'),
         (r"execDuration=\d+", "execDuration=<n>"),
         (r"^stop\ndie$", "die\nstop"),  # dockerd logs them in either order
+        (r"^(<time> container stop .*\n)(<time> container die .*\n)", r"\2\1"),
         (r"(OCI runtime create failed: )(\S+ create failed: )?", r"\1"),  # the runtime's own name, or not
         (r"(OCI runtime .*): unknown$", r"\1"),  # containerd's class of error, which newer ones leave out
         (r"invalid JSON: .*", "invalid JSON: <why>"),  # Docker's tell of Go's types

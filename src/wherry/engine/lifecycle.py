@@ -186,7 +186,9 @@ class Lifecycle:
             has_sandbox=has_sandbox,
             seccomp=profile,
         )
-        shutil.rmtree(directory, ignore_errors=True)  # an earlier run's records must not be taken for this one's
+        shutil.rmtree(
+            directory, ignore_errors=True
+        )  # an earlier run's records must not be taken for this one's
         os.makedirs(directory, mode=0o711)
         with open(os.path.join(directory, "config.json"), "wb", opener=_private) as file:
             file.write(json.dumps(spec, separators=(",", ":")).encode())
