@@ -1,7 +1,6 @@
 """From the options of `run` and `create` to the body of POST /containers/create.
 
-Only what was asked for is sent: an absent field and Docker's zero are the same to an engine, and a short
-body is quick to write and to read.
+Only what was asked for is sent, since an absent field and Docker's zero are the same to an engine.
 """
 
 from __future__ import annotations
@@ -26,6 +25,11 @@ HEALTH_FLAGS = (
     "health-start-interval",
     "health-retries",
 )
+SHOWN_EMPTY = frozenset(
+    "BlkioDeviceReadBps BlkioDeviceReadIOps BlkioDeviceWriteBps BlkioDeviceWriteIOps BlkioWeightDevice Devices Dns "
+    "DnsOptions DnsSearch Ulimits".split()
+)
+"""Lists that docker sends although they are empty: `inspect` shows them as they were sent."""
 DEVICE_LETTERS = frozenset("rwm")
 
 
@@ -54,7 +58,9 @@ def create_body(
     mode, endpoints = _networks(options)
     host["NetworkMode"] = mode
     body["HostConfig"] = {
-        key: value for key, value in host.items() if value not in (None, "", [], {}, 0, False)
+        key: value
+        for key, value in host.items()
+        if key in SHOWN_EMPTY or value not in (None, "", [], {}, 0, False)
     }
     if options.changed("init"):
         body["HostConfig"]["Init"] = options.on("init")

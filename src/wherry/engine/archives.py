@@ -34,7 +34,7 @@ from wherry.oci.image import (
 from wherry.oci.platform import choose
 from wherry.oci.reference import Reference, parse_reference
 from wherry.store.compression import decompressed
-from wherry.store.tar import LINK, REGULAR, SYMLINK, TarReader
+from wherry.store.tar import BLOCK, LINK, REGULAR, SYMLINK, TarReader
 
 SMALL = 1 << 20
 MAX_IN_MEMORY = 64 << 20
@@ -258,6 +258,8 @@ class _Blocks:
                 done += count
         except OSError as exc:
             raise InvalidParameter(f"cannot read the archive: {exc}") from exc
+        if 0 < done < BLOCK:
+            raise InvalidParameter("unexpected EOF")  # Docker's text for what is not even one header
         return view[:done]
 
 

@@ -507,6 +507,10 @@ class Containers:
         self._ids[record.name] = record.id
         return container
 
+    def reserve(self, name: str, container_id: str) -> None:
+        """Keep a name for a container that is not shown: it belongs to another storage driver."""
+        self._ids[name] = container_id
+
     def _joined_container(self, mode: str) -> Container:
         """The running container that `container:REF` names. Docker's text when it does not run."""
         try:

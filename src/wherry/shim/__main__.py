@@ -24,6 +24,7 @@ _BOOT = (
 _CREATE = "wherry.runtime.lifecycle:create"
 _LOG_DRIVERS = ["wherry.logs.json_file:JsonFile", "wherry.logs.none:NoLog"]
 _MFD_EXEC = 0x10  # Linux 6.3: says that the copy is meant to be run, where vm.memfd_noexec asks
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     os.execve(
         sealed_interpreter(),
         [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(arguments)],
-        {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | _MALLOC,
     )
 
 
