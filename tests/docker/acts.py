@@ -257,6 +257,7 @@ ACTS: dict[str, list[str]] = {
         "ps -a --filter ancestor=nosuch --filter name=act-l --format '{{.Names}}'",
         "ps -a --filter network=none --filter name=act-l --format '{{.Names}}'",
         "ps -a --filter name='^/?act-l[12]$' --format '{{.Names}}'",
+        "ps -a --filter name='^/act-l1$' --format '{{.Names}}'",
         "ps -n 2 --filter name=act-l --format '{{.Names}}'",
         "ps -a --filter what=1",
         "ps -a --filter status=what",
@@ -509,7 +510,7 @@ class Player:
 
     def clear(self) -> None:
         api = self.client.api
-        for one in api("GET", '/containers/json?all=1&filters={"name":["^/act"]}').json:
+        for one in api("GET", '/containers/json?all=1&filters={"name":["^/?act"]}').json:
             api("DELETE", f"/containers/{one['Id']}?force=1&v=1")
         for one in api("GET", "/images/json").json:
             for tag in one["RepoTags"] or []:
