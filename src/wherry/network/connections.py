@@ -21,12 +21,13 @@ _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
 _SOURCE_FLAG = 1  # CTA_FILTER_FLAG(CTA_IP_SRC)
 
 
-def forget(address: str) -> None:
-    """Drop every tracked connection from and to `address`. Some 0.3 ms; OSError when the kernel refuses.
+def forget(address: str) -> bool:
+    """Drop every tracked connection from and to `address`, and say whether that could be done.
 
-    Linux before 6.9 can only do this by reading the whole table, which costs more than it is worth: there,
-    it is left undone. They answer EINVAL, since to them the message names one connection and leaves out
-    most of it.
+    Takes some 0.3 ms, more with many connections. OSError when the kernel refuses.
+    Linux before 6.9 or so can only do it by reading the whole table, at 10 ms and more for each container:
+    there, it is left undone. Such a kernel answers EINVAL, since to it the message names one connection and
+    leaves out most of it.
     """
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
@@ -36,9 +37,10 @@ def forget(address: str) -> None:
             channel.send(_message(tuple_kind, socket.inet_aton(address)))
             code = -struct.unpack_from("=i", channel.recv(1 << 16), 16)[0]
             if code == errno.EINVAL:
-                return
+                return False
             if code not in (0, errno.ENOENT):
                 raise OSError(code, f"forget connections of {address}: {os.strerror(code)}")
+    return True
 
 
 def _message(tuple_kind: int, source: bytes) -> bytes:

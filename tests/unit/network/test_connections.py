@@ -46,8 +46,10 @@ async def test_the_next_owner_of_an_address_inherits_no_connection(
     assert client.recv(100) == b"more"  # as long as it is there, it gets it
     await networks.release("container1")
     attachment = await networks.acquire("bridge", "container2")
-    assert attachment.endpoint.address == "172.30.9.2"
     assert attachment.sandbox is not None
+    can_forget = connections.forget("172.30.9.99")
+    # A kernel that cannot forget has the address rest: another one is given out.
+    assert (attachment.endpoint.address == "172.30.9.2") is can_forget
     with udp(attachment.sandbox, "0.0.0.0", 4000) as heir:
         server.sendto(b"late", seen_as)
         with pytest.raises(TimeoutError):
@@ -66,4 +68,4 @@ async def test_other_addresses_keep_theirs(
 
 
 def test_nothing_to_forget_is_fine(host: None) -> None:
-    connections.forget("172.30.9.2")
+    assert connections.forget("172.30.9.2") in (True, False)

@@ -90,15 +90,11 @@ class Bridge:
             inside.add_default_route(index, endpoint.gateway)
         self._links.change(sandbox.port_index, alias=f"{_port_alias(network)} {endpoint.container_id[:12]}")
 
-    async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> None:
+    async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> bool:
         port = self._links.find(interface_name(endpoint.id))
         if port is not None:
             self._detach(network, port)
-        if endpoint.address:
-            try:
-                await asyncio.to_thread(connections.forget, endpoint.address)
-            except OSError as exc:
-                _log.warning("%s", exc)
+        return await self._maker.run(functools.partial(_forget, endpoint.address))
 
     async def reconcile(self, network: NetworkConfig, live: list[Endpoint]) -> None:
         names = {interface_name(endpoint.id) for endpoint in live}
@@ -259,6 +255,14 @@ def _bridge(network: NetworkConfig) -> str:
     if network.interface is None:
         raise Internal(f"network {network.name} has no bridge")
     return network.interface
+
+
+def _forget(address: str) -> bool:
+    try:
+        return connections.forget(address)
+    except OSError as exc:
+        _log.warning("%s", exc)
+        return False
 
 
 def _delete_all(indexes: set[int]) -> None:
