@@ -119,7 +119,10 @@ class Containers:
         bundle.security_options(record.host, context.settings)
         context.check_log(record.host.log_config)
         for other in record.host.volumes_from or ():
-            self.find(other.partition(":")[0])
+            try:
+                self.find(other.partition(":")[0])
+            except NotFound as exc:  # a 404 would make the CLI pull the image
+                raise InvalidParameter(str(exc)) from exc
             raise Unsupported("--volumes-from is not supported yet: repeat that container's -v options")
         record.name = self._reserve_name(name, container_id)
         container = Container(record)
