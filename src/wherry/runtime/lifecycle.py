@@ -15,6 +15,7 @@ from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.runtime.errors import INTERNAL, StartFailed, go_text
 from wherry.runtime.identity import Identity
 from wherry.runtime.plan import Plan
+from wherry.runtime.seccomp import compile_profile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Process:
 
 
 class Container:
-    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` (O_PATH) is the bare root
-    filesystem without the other mounts.
+    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` (O_PATH) is the
+    bare root filesystem without the other mounts.
     """
 
     __slots__ = ("_control", "cgroup", "id", "init", "namespaces", "netns", "rootfs", "seccomp")
@@ -186,6 +187,7 @@ def create(
     gate: socket.socket | None = None,
     preserved: int = 0,
     pivot: bool = True,
+    keyring: bool = True,
 ) -> Container:
     """Make the container that `spec` (a parsed config.json) describes, up to OCI's "created".
 
@@ -194,8 +196,12 @@ def create(
     `cgroup` a path such as `/wherry/ID`. `gate`: a listening socket on which "start" comes, for a maker that
     does not stay. Raises StartFailed, and then nothing is left: no process, no cgroup, no descriptor.
     """
+    if seccomp is None:
+        profile = values.child(values.child(spec, "linux"), "seccomp")
+        seccomp = compile_profile(profile) if profile else None
     plan = Plan(spec, container_id=container_id, bundle=bundle, seccomp=seccomp)
     plan.pivot = pivot
+    plan.keyring = keyring
     plan.preserved = preserved
     group = cgroup_for(cgroup)
     try:

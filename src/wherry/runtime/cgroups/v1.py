@@ -41,7 +41,8 @@ class HierarchiesCgroup:
         required = set(_REQUIRED)
         for controller in list(places):
             try:
-                tree.make(places[controller])
+                if not tree.make(places[controller]) and controller == "freezer":
+                    self._refuse_occupied()
                 if controller == "cpuset":
                     _inherit_cpuset(places[controller])
             except OSError as exc:
@@ -153,6 +154,11 @@ class HierarchiesCgroup:
                 failure = exc
         if failure is not None:
             raise failure
+
+    def _refuse_occupied(self) -> None:
+        """A cgroup that was there already may be an earlier container's; its processes must not be taken over."""
+        if tree.pids(self._places["freezer"]):
+            raise OSError(errno.EBUSY, "cgroup is in use", self._places["freezer"])
 
     def _limit_devices(self, resources: dict[str, Any]) -> None:
         place = self._places["devices"]
