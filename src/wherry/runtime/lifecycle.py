@@ -110,13 +110,15 @@ class Container:
                     self.init.pidfd, self.namespaces, who, self.id, self.cgroup, theirs, stdio, preserved
                 )
             theirs.close()
+            console = -1
             try:
-                console = -1
                 if who.terminal:
                     console = channel.expect(ours, "console")[0]
                 await_execve(ours)
             except BaseException:
                 _kill_and_reap(pid, pidfd)
+                if console >= 0:
+                    os.close(console)
                 raise
             return Process(pid, pidfd, console)
         finally:
@@ -237,11 +239,13 @@ def _make(
     """
     pid = pidfd = -1
     received: list[int] = []
+    is_made = False
     ours, theirs = channel.pair()
     try:
         first = group.is_born_into or bool(plan.namespaces.all & process.CLONE_NEWUSER)
         if first:
             group.create(plan.resources)
+            is_made = True
             group.open_doors()
         pid, pidfd = _clone_first(plan, group)
         if pid == 0:
@@ -252,6 +256,7 @@ def _make(
         group.close_doors()
         if not first:
             group.create(plan.resources)
+            is_made = True
         channel.send_trees(ours, plan.open_trees(assemble))
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
             channel.expect(ours, "namespaces")
@@ -273,8 +278,9 @@ def _make(
         group.close_doors()
         if pid > 0:
             _kill_and_reap(pid, pidfd)
-        group.kill()
-        group.remove()
+        if is_made:
+            group.kill()
+            group.remove()
         raise
     control = ours
     if gate is not None:
