@@ -75,7 +75,6 @@ def spec_for(
             "rlimits": _rlimits(host, settings),
         },
         "root": {"path": "rootfs", "readonly": host.readonly_rootfs},
-        "hostname": config.hostname,
         "mounts": _mounts(record, etc=etc, joined=joined),
         "annotations": {} if host.annotations is UNSET else dict(host.annotations),
         "linux": {
@@ -95,8 +94,10 @@ def spec_for(
             else "private",
         },
     }
-    if config.domainname:
-        spec["domainname"] = config.domainname
+    if host.uts_mode != "host":
+        spec["hostname"] = config.hostname
+        if config.domainname:
+            spec["domainname"] = config.domainname
     if config.tty and any(host.console_size):
         spec["process"]["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
     if host.privileged:
@@ -109,11 +110,25 @@ def spec_for(
             {
                 "destination": confinement.INIT_TARGET,
                 "type": "bind",
-                "source": settings.init_path or "/usr/bin/docker-init",
+                "source": init_program(settings),
                 "options": ["bind", "ro"],
             }
         )
     return spec
+
+
+INIT_PROGRAMS = ("/usr/bin/docker-init", "/usr/libexec/docker/docker-init", "/usr/bin/tini-static")
+
+
+def init_program(settings: EngineSettings) -> str:
+    """The host's program for `--init`: it must be static, since the container's libraries are not the host's."""
+    for path in (settings.init_path,) if settings.init_path else INIT_PROGRAMS:
+        if os.access(path, os.X_OK):
+            return path
+    raise InvalidParameter(
+        f"no init for --init: {settings.init_path or 'none of ' + ', '.join(INIT_PROGRAMS)} is there; install the"
+        " package tini, or name a static one with --init-path"
+    )
 
 
 class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):

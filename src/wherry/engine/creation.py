@@ -229,7 +229,9 @@ def parse_signal(text: str) -> int:
         number = int(text)
         if 1 <= number <= 64:
             return number
-        raise InvalidParameter(f"invalid signal: {text}")
+        if number == 0:
+            raise InvalidParameter(f"invalid signal: {text}")
+        raise InvalidParameter(f"the linux daemon does not support signal {number}")
     name = text.upper().removeprefix("SIG")
     realtime = re.fullmatch(r"RTMIN(?:\+(\d+))?|RTMAX(?:-(\d+))?", name)
     if realtime:
@@ -260,7 +262,9 @@ def _check_host(host: HostConfig, facts: HostFacts) -> None:
     if host.userns_mode not in ("", "host"):
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
     if host.storage_opt:
-        raise InvalidParameter("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+        raise InvalidParameter(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
+        )
     for extra in host.extra_hosts or ():
         if ":" not in extra:
             raise InvalidParameter(f'bad format for add-host: "{extra}"')

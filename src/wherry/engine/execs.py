@@ -70,6 +70,8 @@ class Execs:
                 raise InvalidParameter(f"invalid value {text!r}: it holds a NUL byte")
         if body.working_dir and not body.working_dir.startswith("/"):
             raise InvalidParameter(f"Cwd must be an absolute path: {body.working_dir!r}")
+        check_detach_keys(body.detach_keys)
+        await _check_user(container, body.user)
         self._sweep(container)
         exec_id = secrets.token_hex(32)
         it = Exec(exec_id, container, body)
@@ -86,8 +88,6 @@ class Execs:
             raise Conflict(f"exec {exec_id} has already run")
         if it.is_started:
             raise Conflict(f"exec {exec_id} is already running")
-        check_detach_keys(it.body.detach_keys)
-        await self._check_user(it)
         it.is_started = True
         if body.console_size and any(body.console_size):
             it.body.console_size = body.console_size
@@ -108,24 +108,6 @@ class Execs:
                 sock.close()
 
         return Attachment(mux=not it.body.tty, deliver=deliver)
-
-    async def _check_user(self, it: Exec) -> None:
-        """Refuse a name the container does not know now, while the client can still be told by a status."""
-        user, _, group = it.body.user.partition(":")
-        if (not user or user.isdigit()) and (not group or group.isdigit()):
-            return
-        if it.container.shim is None:
-            return
-        try:
-            root = await it.container.shim.descriptor("rootfs")
-        except (ShimError, ShimGone):
-            return  # the runtime will say so
-        try:
-            resolve_user(root, it.body.user, ())
-        except StartFailed as exc:
-            raise InvalidParameter(exc.message) from exc
-        finally:
-            os.close(root)
 
     async def _run(self, it: Exec, sock: socket.socket | None, pending: bytes) -> None:
         container, body = it.container, it.body
@@ -247,6 +229,25 @@ class Execs:
     def _emit(self, it: Exec, action: str) -> None:
         attributes = {**it.container.event_attributes(), "execID": it.id}
         self._context.events.emit("container", action, it.container.id, attributes)
+
+
+async def _check_user(container: Container, name: str) -> None:
+    """Refuse a name the container does not know now, while the client can be told by a status."""
+    user, _, group = name.partition(":")
+    if (not user or user.isdigit()) and (not group or group.isdigit()):
+        return
+    if container.shim is None:
+        return
+    try:
+        root = await container.shim.descriptor("rootfs")
+    except (ShimError, ShimGone):
+        return  # the runtime will say so
+    try:
+        resolve_user(root, name, ())
+    except StartFailed as exc:
+        raise InvalidParameter(exc.message) from exc
+    finally:
+        os.close(root)
 
 
 def _must_run(container: Container) -> None:

@@ -14,6 +14,7 @@ _FICLONE = 0x40049409
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _IMMUTABLE_OR_APPEND = 0x10 | 0x20
+_TOPDIR = 0x20000
 _COPY_STEP = 1 << 30
 _LOCKABLE = (stat.S_IFREG, stat.S_IFDIR)
 _NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS)
@@ -42,6 +43,21 @@ def has_file_types(directory: int) -> bool:
     return all(types)
 
 
+def spread(directory: str) -> None:
+    """Ask ext4 to put the trees below `directory` far from each other (chattr +T); other filesystems need not.
+
+    It does not give out an inode for minutes after a deletion, and looks at such inodes one by one: a tree that is
+    made where another was just removed takes several times as long (measured: 2.3 s of CPU against 4 to 8).
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _set_flags(descriptor, add=_TOPDIR)
+    except OSError:
+        pass  # no such flag here
+    finally:
+        os.close(descriptor)
+
+
 def unlock(name: str, directory: int) -> bool:
     """Take away what chattr +i or +a did to a file or directory, so that it can be removed; whether it had that.
 
@@ -55,16 +71,20 @@ def unlock(name: str, directory: int) -> bool:
     except OSError:
         return False
     try:
-        # The calls say long and mean int.
-        found = int.from_bytes(fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, bytes(8))[:4], "little")
-        if not found & _IMMUTABLE_OR_APPEND:
-            return False
-        fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, (found & ~_IMMUTABLE_OR_APPEND).to_bytes(8, "little"))
-        return True
+        return bool(_set_flags(descriptor, remove=_IMMUTABLE_OR_APPEND) & _IMMUTABLE_OR_APPEND)
     except OSError:
         return False
     finally:
         os.close(descriptor)
+
+
+def _set_flags(descriptor: int, *, add: int = 0, remove: int = 0) -> int:
+    """Change the flags of chattr(1); what they were. The calls say long and mean int."""
+    found = int.from_bytes(fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, bytes(8))[:4], "little")
+    wanted = (found | add) & ~remove
+    if wanted != found:
+        fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, wanted.to_bytes(8, "little"))
+    return found
 
 
 def copy_contents(source: int, target: int) -> None:

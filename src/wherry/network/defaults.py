@@ -22,8 +22,8 @@ from wherry.network.links import Links
 DEFAULT_BRIDGE = "wherry0"
 NO_BRIDGE = "none"
 
-OUR_BRIDGE = "wherry bridge"
-"""The alias of a bridge that we made, and may remove."""
+OUR_BRIDGES = "02:42:77:68"
+"""How the address of a bridge begins that we made, and may remove: the one mark that is there from the start."""
 
 _INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 
@@ -142,7 +142,7 @@ def look_at_bridge(name: str) -> BridgeOnHost:
         addresses = links.addresses()
         return BridgeOnHost(
             is_there=link is not None,
-            is_ours=link is not None and link.alias == OUR_BRIDGE,
+            is_ours=link is not None and link.mac.startswith(OUR_BRIDGES),
             addresses=[address for i, address in addresses if i == index],
             used=[
                 *(address.network for i, address in addresses if i != index),

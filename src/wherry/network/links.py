@@ -80,7 +80,7 @@ class Links:
     def close(self) -> None:
         self._socket.close()
 
-    def add_bridge(self, name: str, *, mac: str, mtu: int, alias: str) -> None:
+    def add_bridge(self, name: str, *, mac: str, mtu: int) -> None:
         body = (
             _IFINFO.pack(0, 0, 0, 0, 0)
             + _text(_IFLA_IFNAME, name)
@@ -89,7 +89,6 @@ class Links:
             + _attribute(_IFLA_LINKINFO | _NESTED, _text(_IFLA_INFO_KIND, "bridge"))
         )
         self._request(f"add bridge {name}", _NEWLINK, _CREATE | _EXCL, body)
-        self.change(self.index_of(name), alias=alias)
 
     def add_veth(self, name: str, *, mtu: int, peer: str, peer_netns: int) -> None:
         """Make a veth pair.

@@ -209,8 +209,7 @@ class _First:
         rootfs.enter(plan.root, pivot=plan.pivot)
 
     def hide_paths(self) -> None:
-        """What is written to procfs, then what must not be written or read any more, then the read-only root.
-        """
+        """What is written to procfs, then what must not be written or read any more, then the read-only root."""
         plan = self.plan
         if plan.sysctl or plan.identity.apparmor or plan.identity.selinux:
             self.proc = procfs.open_own()

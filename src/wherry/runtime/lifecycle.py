@@ -47,7 +47,7 @@ class Process:
 
 
 class Container:
-    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` is the bare root
+    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` (O_PATH) is the bare root
     filesystem without the other mounts.
     """
 
@@ -124,6 +124,8 @@ class Container:
 
     def signal(self, number: int, *, everything: bool = False) -> None:
         """Signal the first process, or every process of the container. One that is gone is no error."""
+        if self.init.pidfd < 0:
+            return  # destroyed
         if not everything:
             try:
                 signal.pidfd_send_signal(self.init.pidfd, number)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     Condition = tuple[int, str, int, int]  # argument, operator, value, second value
     Alternatives = list[tuple[list[Condition], int]]  # conditions and the action when all hold
+    Ranges = list[tuple[int, int | Alternatives]]  # the answer from a number on
 
 _AUDIT = {"x86_64": 0xC000003E, "i386": 0x40000003, "aarch64": 0xC00000B7, "arm": 0x40000028}
 _NAMES = {
@@ -174,10 +175,8 @@ def _section(
     default: int,
     *,
     stub: bool,
-) -> list[Instruction]:
-    """The code for one architecture, entered with the call's number (x32: without its bit) in the
-    accumulator.
-    """
+) -> Ranges:
+    """What is answered, from which number (x32: without its bit) on, for one architecture."""
     table = numbers(architecture)
     settled: dict[int, int] = {}
     conditional: dict[int, Alternatives] = {}
@@ -210,7 +209,7 @@ def _section(
         ranges.append((following, default))
     if stub and last >= 0:
         ranges = [each for each in ranges if each[0] <= last] + [(last + 1, _ERRNO | _ENOSYS)]
-    return _search(ranges, default, narrow=architecture in _NARROW)
+    return ranges
 
 
 def _ways(architecture: str, name: str, table: dict[str, int]) -> list[tuple[int, Condition | None]]:
@@ -241,106 +240,138 @@ def _add(
         alternatives.append((conditions, action))
 
 
-def _search(ranges: list[tuple[int, int | Alternatives]], default: int, *, narrow: bool) -> list[Instruction]:
-    """A binary search for the range that the accumulator lies in."""
-    if len(ranges) == 1:
-        answer = ranges[0][1]
-        if isinstance(answer, int):
-            return [(_RET, 0, 0, answer)]
-        return _alternatives(answer, default, narrow=narrow)
-    middle = len(ranges) // 2
-    low = _search(ranges[:middle], default, narrow=narrow)
-    high = _search(ranges[middle:], default, narrow=narrow)
-    return [*_branch(_JGE, ranges[middle][0], len(low)), *low, *high]
+class _Writer:
+    """A program written from its end to its start, so that every jump goes to what is there already.
+
+    Targets are indexes into the reversed program. Returns are shared where a jump reaches them (conditional
+    ones reach 255 instructions).
+    """
+
+    __slots__ = ("code", "default", "narrow", "returns")
+
+    def __init__(self, default: int, *, narrow: bool = False) -> None:
+        self.code: list[Instruction] = []
+        self.default = default
+        self.narrow = narrow
+        self.returns: dict[int, int] = {}
+
+    def emit(self, code: int, k: int) -> int:
+        self.code.append((code, 0, 0, k))
+        return len(self.code) - 1
+
+    def answer(self, action: int) -> int:
+        """Where `action` is returned."""
+        found = self.returns.get(action)
+        if found is None or len(self.code) - found > _REACH - 2:
+            found = self.returns[action] = self.emit(_RET, action)
+        return found
+
+    def branch(self, code: int, k: int, when_true: int, when_false: int) -> int:
+        """Compare the accumulator with `k`, and go on at one of the two."""
+        if len(self.code) - when_true > _REACH:
+            when_true = self.emit(_JA, len(self.code) - when_true - 1)
+        if len(self.code) - when_false > _REACH:
+            when_false = self.emit(_JA, len(self.code) - when_false - 1)
+        at = len(self.code)
+        self.code.append((code, at - when_true - 1, at - when_false - 1, k))
+        return at
+
+    def fall_through_to(self, target: int) -> None:
+        """What is written next goes on at `target` when it does not jump."""
+        if target != len(self.code) - 1:
+            self.emit(_JA, len(self.code) - target - 1)
+
+    def search(self, ranges: list[tuple[int, int | Alternatives]]) -> int:
+        """A binary search for the range that the accumulator lies in."""
+        if len(ranges) == 1:
+            answer = ranges[0][1]
+            return self.answer(answer) if isinstance(answer, int) else self.alternatives(answer)
+        middle = len(ranges) // 2
+        high = self.search(ranges[middle:])
+        low = self.search(ranges[:middle])
+        return self.branch(_JGE, ranges[middle][0], high, low)
+
+    def alternatives(self, alternatives: Alternatives) -> int:
+        """The action of the first alternative whose conditions all hold, else the default."""
+        following = self.answer(self.default)
+        for conditions, action in reversed(alternatives):
+            matched = self.answer(action)
+            for condition in reversed(conditions):
+                matched = self.test(condition, matched, following)
+            following = matched
+        return following
+
+    def test(self, condition: Condition, holds: int, fails: int) -> int:
+        """Go on at `holds` or `fails`: one comparison of 64 bits, or of the lower 32 where there are no more."""
+        index, operator, value, second = condition
+        operator = operator.removeprefix("SCMP_CMP_")
+        mask = None
+        if operator == "MASKED_EQ":
+            mask, value, operator = value, second, "EQ"
+        code, must_hold = _COMPARISONS[operator]
+        low, high = value & 0xFFFFFFFF, value >> 32
+        place = _ARGS + 8 * index
+        self.branch(code, low, *((holds, fails) if must_hold else (fails, holds)))
+        at = self.load(place, None if mask is None else mask & 0xFFFFFFFF)
+        if self.narrow:
+            return at
+        if operator == "EQ":
+            self.branch(_JEQ, high, at, fails)
+        elif operator == "NE":
+            self.branch(_JEQ, high, at, holds)
+        else:
+            greater, less = (holds, fails) if operator in ("GT", "GE") else (fails, holds)
+            self.branch(_JGT, high, greater, self.branch(_JEQ, high, at, less))
+        return self.load(place + 4, None if mask is None else mask >> 32)
+
+    def load(self, place: int, mask: int | None) -> int:
+        if mask is not None:
+            self.emit(_AND, mask)
+        return self.emit(_LD, place)
 
 
-def _branch(code: int, value: int, distance: int) -> list[Instruction]:
-    """Jump over `distance` instructions if the comparison holds; conditional jumps reach 255."""
-    if distance <= 255:
-        return [(code, distance, 0, value)]
-    return [(code, 0, 1, value), (_JA, 0, 0, distance)]
+# (code, whether the comparison must hold) for the lower half, the upper halves being equal
+_COMPARISONS = {
+    "EQ": (_JEQ, True),
+    "NE": (_JEQ, False),
+    "GT": (_JGT, True),
+    "LE": (_JGT, False),
+    "GE": (_JGE, True),
+    "LT": (_JGE, False),
+}
+_REACH = 255
 
 
-def _alternatives(alternatives: Alternatives, default: int, *, narrow: bool) -> list[Instruction]:
-    code: list[Instruction] = []
-    for conditions, action in alternatives:
-        body: list[Instruction] = [(_RET, 0, 0, action)]
-        for condition in reversed(conditions):
-            test = _test(condition, len(body), narrow=narrow)
-            body = test + body
-        code += body
-    code.append((_RET, 0, 0, default))
-    return code
-
-
-def _test(condition: Condition, over: int, *, narrow: bool) -> list[Instruction]:
-    """Fall through when the condition holds, else jump over the `over` instructions that follow."""
-    index, operator, value, second = condition
-    low, high = _ARGS + 8 * index, _ARGS + 8 * index + 4
-    operator = operator.removeprefix("SCMP_CMP_")
-    mask = None
-    if operator == "MASKED_EQ":
-        mask, value, operator = value, second, "EQ"
-    low_value, high_value = value & 0xFFFFFFFF, value >> 32
-    # (code, whether the comparison must hold) for the last word looked at
-    code, must_hold = {
-        "EQ": (_JEQ, True),
-        "NE": (_JEQ, False),
-        "GT": (_JGT, True),
-        "LE": (_JGT, False),
-        "GE": (_JGE, True),
-        "LT": (_JGE, False),
-    }[operator]
-    tail: list[Instruction] = [(_LD, 0, 0, low)]
-    if mask is not None:
-        tail.append((_AND, 0, 0, mask & 0xFFFFFFFF))
-    tail.append((code, 0, over, low_value) if must_hold else (code, over, 0, low_value))
-    if narrow:
-        return tail
-    head: list[Instruction] = [(_LD, 0, 0, high)]
-    if mask is not None:
-        head.append((_AND, 0, 0, mask >> 32))
-    past, fail = len(tail), len(tail) + over
-    if operator == "EQ":
-        head.append((_JEQ, 0, fail, high_value))
-    elif operator == "NE":
-        head.append((_JEQ, 0, past, high_value))
-    elif operator in ("GT", "GE"):
-        head.append((_JGT, past + 1, 0, high_value))
-        head.append((_JEQ, 0, fail, high_value))
-    else:
-        head.append((_JGT, fail + 1, 0, high_value))
-        head.append((_JEQ, 0, past, high_value))
-    return head + tail
-
-
-def _program(sections: dict[str, list[Instruction]], default: int) -> list[Instruction]:
+def _program(sections: dict[str, Ranges], default: int) -> list[Instruction]:
     """Choose the section by the architecture the call was made with; the native one, which comes first,
     quickest.
     """
-    program: list[Instruction] = [(_LD, 0, 0, _ARCH)]
-    for architecture, section in sections.items():
+    writer = _Writer(default)
+    following = writer.answer(_KILL_THREAD)
+    for architecture, ranges in reversed(sections.items()):
         if architecture == "x32":
             continue  # told from x86_64 by a bit of the number
-        code: list[Instruction] = [(_LD, 0, 0, _NR)]
         if architecture == "x86_64":
-            code += _split_x32(section, sections.get("x32"), default)
+            start = _split_x32(writer, ranges, sections.get("x32"))
         else:
-            code += section
-        if len(code) <= 255:
-            program.append((_JEQ, 0, len(code), _AUDIT[architecture]))
-        else:
-            program += [(_JEQ, 1, 0, _AUDIT[architecture]), (_JA, 0, 0, len(code))]
-        program += code
-    program.append((_RET, 0, 0, _KILL_THREAD))
-    return program
+            writer.narrow = architecture in _NARROW
+            start = writer.search(ranges)
+        writer.fall_through_to(start)
+        start = writer.emit(_LD, _NR)
+        following = writer.branch(_JEQ, _AUDIT[architecture], start, following)
+    writer.emit(_LD, _ARCH)
+    return writer.code[::-1]
 
 
-def _split_x32(section: list[Instruction], x32: list[Instruction] | None, default: int) -> list[Instruction]:
+def _split_x32(writer: _Writer, ranges: Ranges, x32: Ranges | None) -> int:
     """Calls with bit 30 are x32's, save -1, by which a tracer skips a call."""
-    other: list[Instruction] = [(_JEQ, 0, 1, 0xFFFFFFFF), (_RET, 0, 0, default)]
     if x32 is None:
-        other.append((_RET, 0, 0, _KILL_THREAD))
+        other = writer.answer(_KILL_THREAD)
     else:
-        other += [(_AND, 0, 0, 0xFFFFFFFF ^ _X32_BIT), *x32]
-    return [*_branch(_JGE, _X32_BIT, len(section)), *section, *other]
+        writer.narrow = True
+        writer.fall_through_to(writer.search(x32))
+        other = writer.emit(_AND, 0xFFFFFFFF ^ _X32_BIT)
+    other = writer.branch(_JEQ, 0xFFFFFFFF, writer.answer(writer.default), other)
+    writer.narrow = False
+    start = writer.search(ranges)
+    return writer.branch(_JGE, _X32_BIT, other, start)

@@ -19,8 +19,8 @@ def ip(*arguments: str) -> list[dict[str, Any]]:
 
 
 def test_a_bridge_is_made_as_asked(links: Links) -> None:
-    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1400, alias="mine")
-    links.change(links.index_of("wht0"), up=True)
+    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1400)
+    links.change(links.index_of("wht0"), up=True, alias="mine")
     (seen,) = ip("link", "show", "wht0")
     assert (seen["address"], seen["mtu"], seen["ifalias"]) == ("02:42:01:02:03:04", 1400, "mine")
     link = links.find("wht0")
@@ -36,7 +36,7 @@ def test_a_bridge_is_made_as_asked(links: Links) -> None:
 
 async def test_a_veth_reaches_into_a_namespace(links: Links, maker: Maker) -> None:
     sandbox = await maker.run(maker.make)
-    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500, alias="")
+    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500)
     bridge = links.index_of("wht0")
     links.add_veth("vethx", mtu=1400, peer="eth0", peer_netns=sandbox.netns)
     port = links.index_of("vethx")
@@ -56,7 +56,7 @@ async def test_a_veth_reaches_into_a_namespace(links: Links, maker: Maker) -> No
 
 
 def test_addresses_and_routes_are_set_and_listed(links: Links) -> None:
-    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500, alias="")
+    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500)
     index = links.index_of("wht0")
     links.change(index, up=True)
     links.add_address(index, "172.30.9.1", 24)
@@ -81,19 +81,19 @@ def test_what_is_not_there_is_said_so(links: Links) -> None:
 
 
 def test_a_taken_name_is_refused(links: Links) -> None:
-    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500, alias="")
+    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500)
     with pytest.raises(FileExistsError):
-        links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500, alias="")
+        links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500)
 
 
 def test_a_dump_longer_than_one_message_is_read_whole(links: Links) -> None:
     for number in range(60):
-        links.add_bridge(f"wht{number}", mac="02:42:01:02:03:04", mtu=1500, alias="x" * 200)
+        links.add_bridge(f"wht{number}", mac="02:42:01:02:03:04", mtu=1500)
     assert {link.name for link in links.links()} == {"lo", *(f"wht{number}" for number in range(60))}
     assert links.find("wht59") is not None  # and the socket is in step afterwards
 
 
 def test_a_deleted_interface_is_gone(links: Links) -> None:
-    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500, alias="")
+    links.add_bridge("wht0", mac="02:42:01:02:03:04", mtu=1500)
     links.delete(links.index_of("wht0"))
     assert [link.name for link in links.links()] == ["lo"]

@@ -313,6 +313,36 @@ def test_other_architectures_are_killed() -> None:
     assert interpret(program, 0, 0xC000003E, [0] * 6) == ALLOW
 
 
+def test_a_profile_without_rules_for_every_architecture() -> None:
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ALL, "syscalls": []}
+    program = compile_profile(profile, "SCMP_ARCH_X86_64")
+    for number, audit in ((5, 0xC000003E), (X32_BIT + 5, 0xC000003E), (5, 0x40000003)):
+        assert interpret(program, number, audit, [0] * 6) == ALLOW
+    assert interpret(program, 5, 0xC00000B7, [0] * 6) == KILL
+
+
+def test_jumps_that_are_too_far_for_one_instruction() -> None:
+    """Thousands of instructions: every call with conditions of its own."""
+    table = numbers("x86_64")
+    entries = [
+        {
+            "names": [name],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [
+                {"index": index, "value": number << 20 | index, "op": "SCMP_CMP_EQ"} for index in (0, 1)
+            ],
+        }
+        for name, number in table.items()
+    ]
+    profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": entries}
+    program = compile_profile(profile, "SCMP_ARCH_X86_64", newer_is_enosys=False)
+    assert len(program) // 8 > 2000
+    for number in table.values():
+        args = [number << 20, number << 20 | 1, 0, 0, 0, 0]
+        assert interpret(program, number, 0xC000003E, args) == ALLOW
+        assert interpret(program, number, 0xC000003E, [args[0], 0, 0, 0, 0, 0]) == ERRNO | 1
+
+
 def test_aarch64_with_arm() -> None:
     profile = {
         "defaultAction": "SCMP_ACT_ERRNO",

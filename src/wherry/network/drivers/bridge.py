@@ -18,9 +18,9 @@ import secrets
 import time
 
 from wherry.errors import Internal, InvalidParameter
-from wherry.network.defaults import OUR_BRIDGE
+from wherry.network.defaults import OUR_BRIDGES
 from wherry.network.driver import Endpoint, NetworkConfig
-from wherry.network.links import Links
+from wherry.network.links import Link, Links
 from wherry.network.nat import Firewall
 from wherry.network.sandboxes import POOL_SIZE, Maker, Pool, Sandbox, disable_ipv6
 
@@ -68,7 +68,7 @@ class Bridge:
         await self._drop_side(network)
         await self._firewall.remove(network)
         link = self._links.find(_bridge(network))
-        if link is not None and link.alias == OUR_BRIDGE:
+        if link is not None and link.mac.startswith(OUR_BRIDGES):
             await asyncio.to_thread(_delete_all, {link.index})
 
     async def sandbox(self, network: NetworkConfig) -> Sandbox | None:
@@ -146,34 +146,40 @@ class Bridge:
         name = _bridge(network)
         link = self._links.find(name)
         if link is None:
-            mac = f"02:42:{secrets.token_bytes(4).hex(':')}"
-            self._links.add_bridge(name, mac=mac, mtu=network.mtu, alias=OUR_BRIDGE)
-            disable_ipv6(name)
+            self._links.add_bridge(
+                name, mac=f"{OUR_BRIDGES}:{secrets.token_bytes(2).hex(':')}", mtu=network.mtu
+            )
             link = self._links.find(name)
             if link is None:
                 raise Internal(f"bridge {name} vanished while it was being made")
-            self._take_ports_back(network, link.index)
         if link.kind != "bridge":
             raise InvalidParameter(
                 f"interface {name} is not a bridge: remove it, or name another with --bridge"
             )
-        if network.gateway is not None and network.subnet is not None:
-            wanted = ipaddress.IPv4Interface(f"{network.gateway}/{network.subnet.partition('/')[2]}")
-            present = [address for index, address in self._links.addresses() if index == link.index]
-            if wanted not in present:
-                self._links.add_address(link.index, str(wanted.ip), wanted.network.prefixlen)
-            if link.alias == OUR_BRIDGE:
-                for address in present:
-                    if address != wanted:
-                        self._links.remove_address(link.index, str(address.ip), address.network.prefixlen)
-        if link.alias == OUR_BRIDGE and link.mtu != network.mtu:
-            self._links.change(link.index, mtu=network.mtu)
-        if not link.is_up:
+        self._put_address_right(network, link)
+        if link.mac.startswith(OUR_BRIDGES):
+            disable_ipv6(name)
+            self._links.change(link.index, mtu=network.mtu, alias="wherry bridge", up=True)
+        elif not link.is_up:
             self._links.change(link.index, up=True)
+        self._take_ports_back(network, link.index)
         return link.index
 
+    def _put_address_right(self, network: NetworkConfig, link: Link) -> None:
+        """Give the bridge its address, and if it is ours, no other."""
+        if network.gateway is None or network.subnet is None:
+            return
+        wanted = ipaddress.IPv4Interface(f"{network.gateway}/{network.subnet.partition('/')[2]}")
+        present = [address for index, address in self._links.addresses() if index == link.index]
+        if wanted not in present:
+            self._links.add_address(link.index, str(wanted.ip), wanted.network.prefixlen)
+        if link.mac.startswith(OUR_BRIDGES):
+            for address in present:
+                if address != wanted:
+                    self._links.remove_address(link.index, str(address.ip), address.network.prefixlen)
+
     def _take_ports_back(self, network: NetworkConfig, bridge: int) -> None:
-        """Put ports on a new bridge that were on the one that somebody deleted."""
+        """Put ports back that somebody took off the bridge, or that were on one that somebody deleted."""
         for link in self._links.links():
             if (
                 link.kind == "veth"

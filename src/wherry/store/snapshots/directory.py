@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from wherry.errors import Internal, InvalidParameter, NotFound
-from wherry.linux.disk import sync_filesystem
+from wherry.linux.disk import spread, sync_filesystem
 from wherry.linux.killpoint import killpoint
 from wherry.oci.digest import ChainID, DiffID
 from wherry.store.record import write_tar
@@ -48,6 +48,7 @@ class LayerDirectories:
         """Make both, and delete what has a temporary name."""
         for directory in (self.root, self.layers, self.containers):
             os.makedirs(directory, mode=0o710, exist_ok=True)
+        spread(self.layers)  # not the containers: those begin empty, and close together they cost less
         for directory in (self.layers, self.containers):
             for name in os.listdir(directory):
                 if name.startswith(_TEMPORARY):
