@@ -29,7 +29,7 @@ OTHERS = ("memory", "images", "loop")
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("rows", nargs="*", help=f"of {', '.join((*ROWS, *OTHERS))}; all without any")
-    parser.add_argument("-n", type=int, default=15, help="samples of each (default 15)")
+    parser.add_argument("-n", type=int, default=15, help="samples of each (default 15; images: 10 at most)")
     options = parser.parse_args()
     unknown = set(options.rows) - {*ROWS, *OTHERS}
     if unknown:
@@ -59,7 +59,7 @@ def main() -> int:
         engines.remove_bridges()
         shutil.rmtree(base, ignore_errors=True)
     if "images" in wanted:
-        rows += images(max(10, options.n // 2))
+        rows += images(min(10, options.n))
     print(report.write(machine(), rows))
     return 0
 
