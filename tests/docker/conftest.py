@@ -93,7 +93,7 @@ def other(request: pytest.FixtureRequest) -> Iterator[Callable[..., Wherry]]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest, engine: Engine) -> Iterator[str]:
     """A name for one test's container (and the start of names for more); all of that name are removed after it."""
-    base = f"{MARK}-{re.sub('[^a-z0-9]+', '-', request.node.name.lower()).strip('-')[:40]}"
+    base = f"{MARK}-{re.sub('[^a-z0-9]+', '-', request.node.name.lower())[:40].strip('-')}"
     yield base
     ids = engine.docker("ps", "-aq", "--filter", f"name=^/?{base}").out.split()
     if ids:

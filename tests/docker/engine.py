@@ -468,7 +468,24 @@ class Wherry(Engine):
                 self.process.wait()
 
     def remove(self) -> None:
-        """Stop, and delete the roots. What the daemon made outside them it has to give back itself."""
+        """Stop, and take away what a stopped daemon keeps for the next one: launcher, bridge, firewall table, roots.
+
+        Whatever else it made it has to have given back itself; tests/leaks.py looks.
+        """
         self.stop()
+        deadline = time.monotonic() + 10
+        while len(left := self.processes()) > 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for pid in left:
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if os.path.exists(f"/sys/class/net/{self.bridge}"):
+            subprocess.run(["ip", "link", "del", self.bridge], check=False)
+        subprocess.run(
+            ["nft", "delete", "table", "inet", f"wherry-{self.bridge}"], capture_output=True, check=False
+        )
         shutil.rmtree(self.data_root, ignore_errors=True)
         shutil.rmtree(self.exec_root, ignore_errors=True)
+        assert len(left) <= 1, f"beside the launcher, {len(left) - 1} processes were left: {self.name}"

@@ -46,7 +46,7 @@ CASES: dict[str, tuple[list[str], str, str | re.Pattern[str]]] = {
     "no-new-privileges": (["--security-opt", "no-new-privileges"], "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1"),
     "sys-read-only": ([], "grep ' /sys ' /proc/mounts", re.compile("sysfs /sys sysfs ro,.*")),
     "masked": ([], "cat /proc/keys /proc/timer_list /proc/sched_debug 2>/dev/null | wc -c; ls /sys/firmware | wc -l", "0\n0"),
-    "read-only-paths": ([], "(echo 1 >/proc/sys/kernel/sysrq) 2>&1 || true; grep -c ' /proc/sys ' /proc/mounts", re.compile(".*Read-only file system\n1")),
+    "read-only-paths": ([], "(echo x >/proc/sys/kernel/hostname) 2>&1 || true; grep -c ' /proc/sys ' /proc/mounts", re.compile(".*Read-only file system\n1")),
     "device": (["--device", "/dev/full:/dev/mine:rw"], "ls -l /dev/mine | cut -c1-10; echo x 2>&1 >/dev/mine || true", re.compile("crw.*\n.*No space left on device")),
     "device-refused": ([], "mknod /tmp/d b 7 0 && cat /tmp/d 2>&1 || true", re.compile(".*Operation not permitted")),
     "devices-default": ([], "ls /dev | tr '\\n' ' '", re.compile("(console )?(core )?fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ")),

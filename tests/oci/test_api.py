@@ -425,3 +425,21 @@ def test_one_after_another_leaks_nothing(make: Make, bundle: Bundle) -> None:
         container.destroy()
         bundle.assert_nothing_left()
     assert descriptors() == before
+
+
+def test_forty_layers(make: Make, bundle: Bundle, tmp_path: Path) -> None:
+    lower: list[str] = []
+    for number in range(40):
+        layer = tmp_path / f"a-rather-long-name-of-a-layer-as-digests-are-{number:064d}"
+        layer.mkdir()
+        (layer / f"file{number}").write_text("")
+        lower.append(str(layer))
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    rootfs = {
+        "type": "overlay",
+        "lower": [*lower, str(bundle.rootfs)],
+        "upper": str(tmp_path / "upper"),
+        "work": str(tmp_path / "work"),
+    }
+    assert output(make, "sh", "-c", "ls / | grep -c ^file", rootfs=rootfs) == "40\n"

@@ -157,11 +157,11 @@ def _attach(session: Session, options: Options, arguments: list[str]) -> int:
     found = session.client.get(f"{path}/json")
     state = found["State"]
     if not state.get("Running"):
-        raise Exit(1, "cannot attach to a stopped container, start it first")
+        raise Exit(1, "You cannot attach to a stopped container, start it first")
     if state.get("Paused"):
-        raise Exit(1, "cannot attach to a paused container, unpause it first")
+        raise Exit(1, "You cannot attach to a paused container, unpause it first")
     if state.get("Restarting"):
-        raise Exit(1, "cannot attach to a restarting container, wait until it is running")
+        raise Exit(1, "You cannot attach to a restarting container, wait until it is running")
     config = found["Config"]
     tty = bool(config.get("Tty"))
     stdin = bool(config.get("OpenStdin")) and not options.on("no-stdin")

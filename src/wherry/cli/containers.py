@@ -5,7 +5,7 @@ from __future__ import annotations
 from wherry.cli.flags import BOOL, INT, LIST, STRING, Command, Options
 from wherry.cli.session import Exit, Session
 from wherry.client.answers import items, mapping
-from wherry.client.api import decode, segment
+from wherry.client.api import ApiError, decode, segment
 from wherry.errors import WherryError
 
 TYPE_CHECKING = False
@@ -16,9 +16,18 @@ if TYPE_CHECKING:
 
 
 def _each(
-    session: Session, names: list[str], method: str, suffix: str, query: Sequence[tuple[str, str]]
+    session: Session,
+    names: list[str],
+    method: str,
+    suffix: str,
+    query: Sequence[tuple[str, str]],
+    *,
+    spare_missing: bool = False,
 ) -> int:
-    """Ask the same of every one, all at once, naming those that worked; a failure spoils only the exit code."""
+    """Ask the same of every one, all at once, naming those that worked; a failure spoils only the exit code.
+
+    With `spare_missing`, one that does not exist is mentioned and is no failure.
+    """
     code = 0
     paths = [f"/containers/{segment(name)}{suffix}" for name in names]
     if len(paths) == 1:
@@ -27,7 +36,9 @@ def _each(
         answers = session.client.call_each(method, paths, query)
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, WherryError):
-            code = session.fail(answer)
+            session.fail(answer)
+            if not (spare_missing and isinstance(answer, ApiError) and answer.status == 404):
+                code = 1
         else:
             session.out(f"{name}\n")
     return code
@@ -63,7 +74,7 @@ def _rm(session: Session, options: Options, arguments: list[str]) -> int:
     names = [name.strip("/") for name in arguments]
     if not all(names):
         raise Exit(1, "container name cannot be empty")
-    return _each(session, names, "DELETE", "", query)
+    return _each(session, names, "DELETE", "", query, spare_missing=options.on("force"))
 
 
 def _rename(session: Session, options: Options, arguments: list[str]) -> int:

@@ -1,7 +1,6 @@
 """From the options of `run` and `create` to the body of POST /containers/create.
 
-Only what was asked for is sent: an absent field and Docker's zero are the same to an engine, and a short
-body is quick to write and to read.
+Only what was asked for is sent, since an absent field and Docker's zero are the same to an engine.
 """
 
 from __future__ import annotations
@@ -26,6 +25,11 @@ HEALTH_FLAGS = (
     "health-start-interval",
     "health-retries",
 )
+SHOWN_EMPTY = frozenset(
+    "BlkioDeviceReadBps BlkioDeviceReadIOps BlkioDeviceWriteBps BlkioDeviceWriteIOps BlkioWeightDevice Devices Dns "
+    "DnsOptions DnsSearch Ulimits".split()
+)
+"""Lists that docker sends although they are empty: `inspect` shows them as they were sent."""
 DEVICE_LETTERS = frozenset("rwm")
 
 
@@ -49,12 +53,13 @@ def create_body(
     body = _config(options, image, command)
     if exposed:
         body["ExposedPorts"] = {port: {} for port in exposed}
-    if anonymous:
-        body["Volumes"] = {path: {} for path in anonymous}
+    body["Volumes"] = {path: {} for path in anonymous}
     mode, endpoints = _networks(options)
     host["NetworkMode"] = mode
     body["HostConfig"] = {
-        key: value for key, value in host.items() if value not in (None, "", [], {}, 0, False)
+        key: value
+        for key, value in host.items()
+        if key in SHOWN_EMPTY or value not in (None, "", [], {}, 0, False)
     }
     if options.changed("init"):
         body["HostConfig"]["Init"] = options.on("init")
@@ -108,7 +113,8 @@ def _config(options: Options, image: str, command: list[str]) -> dict[str, Any]:
         "Labels": labels,
         "StopSignal": options.text("stop-signal"),
     }
-    config = {key: value for key, value in config.items() if value not in ("", [], {}, False)}
+    config = {key: value for key, value in config.items() if value not in ("", [], False, {})}
+    config.setdefault("Labels", {})
     config["Image"] = image
     if options.changed("entrypoint"):
         config["Entrypoint"] = [options.text("entrypoint")]

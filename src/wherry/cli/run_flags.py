@@ -95,7 +95,7 @@ def _read_ulimit(text: str) -> dict[str, Any]:
     soft, hard = numbers[0], numbers[-1]
     if hard != -1 and (soft == -1 or soft > hard):
         raise ValueError(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
-    return {"Name": name, "Soft": soft, "Hard": hard}
+    return {"Name": name, "Hard": hard, "Soft": soft}
 
 
 def _read_host_entry(text: str) -> str:
@@ -196,16 +196,6 @@ def _read_iops_device(text: str) -> dict[str, Any]:
     return {"Path": path, "Rate": int(rate)}
 
 
-def _read_platform(text: str) -> str:
-    parts = text.split("/")
-    if len(parts) > 3 or not all(
-        part and part.isascii() and part.replace("_", "").replace("-", "").replace(".", "").isalnum()
-        for part in parts
-    ):
-        raise ValueError(f'"{text}" is not a platform: use os[/arch[/variant]], such as linux/amd64')
-    return text
-
-
 ENV = Kind("list", _read_env, is_list=True)
 LABEL = Kind("list", _read_label, is_list=True)
 ATTACH = Kind("list", _read_attach, is_list=True)
@@ -224,7 +214,6 @@ DURATION = Kind("duration", units.read_duration, 0)
 WEIGHT_DEVICE = Kind("list", _read_weight_device, is_list=True)
 RATE_DEVICE = Kind("list", _read_rate_device, is_list=True)
 IOPS_DEVICE = Kind("list", _read_iops_device, is_list=True)
-PLATFORM = Kind("string", _read_platform, "")
 
 _RUN_ONLY = ("detach", "detach-keys", "sig-proxy", "trace")
 
@@ -318,7 +307,7 @@ RUN_ROWS: tuple[Row, ...] = (
     ("oom-score-adj", "", INT, "Tune host's OOM preferences (-1000 to 1000)"),
     ("pid", "", STRING, "PID namespace to use"),
     ("pids-limit", "", INT, "Tune container pids limit (set -1 for unlimited)"),
-    ("platform", "", PLATFORM, "Set platform if server is multi-platform capable"),
+    ("platform", "", STRING, "Set platform if server is multi-platform capable"),
     ("privileged", "", BOOL, "Give extended privileges to this container"),
     ("publish", "p", LIST, "Publish a container's port(s) to the host"),
     ("publish-all", "P", BOOL, "Publish all exposed ports to random ports"),

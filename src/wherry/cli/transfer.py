@@ -7,7 +7,6 @@ import os
 from wherry.cli.flags import BOOL, LIST, STRING, Command, Options
 from wherry.cli.progress import show_progress
 from wherry.cli.reference import parse_reference
-from wherry.cli.run_flags import PLATFORM
 from wherry.cli.session import Exit, Session, is_terminal, os_error
 from wherry.client.api import segment
 from wherry.errors import WherryError
@@ -176,6 +175,10 @@ def _import(session: Session, options: Options, arguments: list[str]) -> int:
     if options.text("platform"):
         query.append(("platform", options.text("platform")))
     if len(arguments) == 2:
+        try:
+            parse_reference(arguments[1])
+        except ValueError as exc:
+            raise Exit(1, str(exc)) from None
         query.append(("repo", arguments[1]))
     if is_url:
         response = session.client.call("POST", "/images/create", query)
@@ -189,7 +192,7 @@ def _import(session: Session, options: Options, arguments: list[str]) -> int:
 
 
 _OUTPUT_ROW = ("output", "o", STRING, "Write to a file, instead of STDOUT")
-_PLATFORM_ROW = ("platform", "", PLATFORM, "Set platform if server is multi-platform capable")
+_PLATFORM_ROW = ("platform", "", STRING, "Set platform if server is multi-platform capable")
 
 COMMANDS = {
     "pull": Command(
@@ -211,7 +214,7 @@ wherry pull --platform linux/arm64 registry.example.com:5000/team/app:1.2
         _load,
         rows=(
             ("input", "i", STRING, "Read from tar archive file, instead of STDIN"),
-            ("platform", "", PLATFORM, "Load only the given platform (os[/arch[/variant]])"),
+            ("platform", "", STRING, "Load only the given platform (os[/arch[/variant]])"),
             ("quiet", "q", BOOL, "Suppress the load output"),
         ),
         examples="""
@@ -223,7 +226,7 @@ ssh other wherry save busybox | wherry load
         _save,
         "[OPTIONS] IMAGE [IMAGE...]",
         (1, None),
-        (_OUTPUT_ROW, ("platform", "", PLATFORM, "Save only the given platform (os[/arch[/variant]])")),
+        (_OUTPUT_ROW, ("platform", "", STRING, "Save only the given platform (os[/arch[/variant]])")),
         examples="wherry save -o images.tar busybox nginx:1.27",
     ),
     "import": Command(

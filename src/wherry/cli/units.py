@@ -205,8 +205,8 @@ def read_timestamp(text: str) -> tuple[int, int]:
 
 def since_argument(text: str, now: float) -> str:
     """What `--since` and `--until` send: a unix time, from an RFC 3339 time or from a span before now."""
-    if not text:
-        return ""
+    if text in ("", "0"):
+        return text
     try:
         span = read_duration(text)
     except ValueError:

@@ -17,6 +17,7 @@ from wherry.engine.creation import HostFacts, ImageDefaults
 from wherry.engine.etc_files import hosts_text, read_host_file, resolv_conf_text, write_in_place
 from wherry.engine.events import Events
 from wherry.engine.images import Images
+from wherry.engine.launching import Launching
 from wherry.engine.log_details import details_for
 from wherry.engine.records import Container, ContainerRecord, encode_row
 from wherry.engine.settings import EngineSettings
@@ -25,7 +26,6 @@ from wherry.model.containers import HealthConfig, LogConfig
 from wherry.network.networks import Networks
 from wherry.oci.image import ContainerConfig as ImageContainerConfig
 from wherry.runtime.seccomp import compile_profile
-from wherry.shim.client import Launcher
 from wherry.store.database import Database
 from wherry.store.snapshots.driver import SnapshotDriver
 from wherry.store.store import Store
@@ -44,7 +44,7 @@ class Context:
         store: Store,
         images: Images,
         networks: Networks,
-        launcher: Launcher,
+        launcher: Launching,
         events: Events,
     ) -> None:
         self.settings = settings

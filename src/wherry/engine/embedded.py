@@ -64,6 +64,7 @@ class AsyncEngine:
 
     async def __aexit__(self, *error: object) -> None:
         if self._engine is not None:
+            await self._engine.launcher.stop()  # it ends with the last container that still runs
             await self._engine.close()
             self._engine = None
 

@@ -18,6 +18,7 @@ from wherry.engine.context import Context
 from wherry.engine.events import Events
 from wherry.engine.execs import Execs
 from wherry.engine.images import Images
+from wherry.engine.launching import Launching
 from wherry.engine.networks import NetworkDirectory
 from wherry.engine.restore import restore
 from wherry.engine.settings import EngineSettings
@@ -27,7 +28,6 @@ from wherry.network.networks import Networks, NetworkSettings
 from wherry.registry.client import Client
 from wherry.registry.fetch import Registry
 from wherry.registry.resolve import Endpoints
-from wherry.shim.client import Launcher
 from wherry.store.store import Store
 
 
@@ -80,8 +80,8 @@ class Engine:
                 ),
             )
             undo.push_async_callback(networks.close)
-            launcher = await Launcher.open(settings.exec_root)
-            undo.callback(launcher.close)
+            launcher = await Launching.open(settings.exec_root)
+            undo.push_async_exit(launcher.leave)
             services: list[Containers] = []
             images = Images(
                 store,
@@ -98,6 +98,7 @@ class Engine:
                 launcher=launcher,
                 events=events,
             )
+            launcher.background = context.spawn
             containers = Containers(context)
             services.append(containers)
             execs = Execs(context, containers)

@@ -170,7 +170,7 @@ class Images:
             os=config.os or "linux",
             size=image.size,
             config=_config_view(config.config),
-            graph_driver=GraphDriverData(data=None, name=self._store.driver.name),
+            graph_driver=GraphDriverData(data=self._graph_data(image), name=self._store.driver.name),
             root_fs=RootFS(),
             metadata=ImageMetadata(format_time(image.last_tagged_ns)),
             comment=config.comment or (config.history[-1].comment if config.history else ""),
@@ -258,6 +258,7 @@ class Images:
                 removed += await self._delete(image.id)
             after = await self._store.images.layer_sizes()
         reclaimed = sum(size for chain, size in before.items() if chain not in after)
+        reclaimed += await self._store.collect()  # what broken-off pulls left to go on with
         self._emit("prune", "", {"reclaimed": str(reclaimed)})
         return ImagesPruned(removed or None, reclaimed)
 
@@ -392,6 +393,11 @@ class Images:
                 self._configs.pop(next(iter(self._configs)))
             self._configs[image_id] = config
         return config
+
+    def _graph_data(self, image: Image) -> dict[str, str] | None:
+        if not image.layers:
+            return None
+        return dict(self._store.driver.layer_data(image.layers[-1].chain_id))
 
     async def _shared_sizes(self, images: Sequence[Image]) -> dict[Digest, int]:
         sizes = await self._store.images.layer_sizes()

@@ -16,11 +16,13 @@ from wherry.engine.changes import apply_changes
 from wherry.engine.progress import Message, Progress, stream
 from wherry.engine.pulls import Emit
 from wherry.engine.spool import Spool
+from wherry.errors import InvalidParameter
 from wherry.oci.digest import DiffID
 from wherry.oci.image import ContainerConfig, History, ImageConfig, Platform, RootFS
 from wherry.oci.reference import Reference
 from wherry.store.compression import decompressed
 from wherry.store.store import LayerSource, NewTag, Store
+from wherry.store.tar import BLOCK
 
 CHUNK = 1 << 20
 
@@ -98,6 +100,8 @@ def _spool_and_hash(spool: Spool, source: BinaryIO) -> DiffID:
     while chunk := tar.read(CHUNK):
         hashed.update(chunk)
         spool.write(chunk)
+    if 0 < spool.size < BLOCK:
+        raise InvalidParameter("unexpected EOF")  # Docker's text for what is not even one header
     return DiffID("sha256:" + hashed.hexdigest())
 
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -102,7 +103,13 @@ class Lifecycle:
         seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
         container.mark("bundle written")
         killpoint("start:bundle-written")
-        shim = self._spawn(container, directory)
+        shim = await context.launcher.spawn(
+            container.id,
+            directory,
+            on_event=lambda event: self.event(container, event),
+            on_lost=lambda: self.lost(container),
+        )
+        killpoint("start:shim-forked")
         undo.push_async_callback(_send_away, shim)
         runtime = record.host.runtime
         created = shim.create(
@@ -119,18 +126,6 @@ class Lifecycle:
         created.add_done_callback(lambda _: container.mark("container created"))
         await created
         killpoint("start:created")
-        return shim
-
-    def _spawn(self, container: Container, directory: str) -> Shim:
-        """A new shim. If it dies, now or later, the container's end is noted."""
-        shim, spawned = self._context.launcher.spawn(
-            container.id,
-            directory,
-            on_event=lambda event: self.event(container, event),
-            on_lost=lambda: self.lost(container),
-        )
-        spawned.add_done_callback(lambda done: done.cancelled() or done.exception())
-        killpoint("start:shim-forked")
         return shim
 
     async def _launch(self, container: Container, shim: Shim) -> int:
@@ -191,7 +186,10 @@ class Lifecycle:
             has_sandbox=has_sandbox,
             seccomp=profile,
         )
-        os.makedirs(directory, mode=0o711, exist_ok=True)
+        shutil.rmtree(
+            directory, ignore_errors=True
+        )  # an earlier run's records must not be taken for this one's
+        os.makedirs(directory, mode=0o711)
         with open(os.path.join(directory, "config.json"), "wb", opener=_private) as file:
             file.write(json.dumps(spec, separators=(",", ":")).encode())
         return compiled

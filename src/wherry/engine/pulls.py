@@ -10,15 +10,16 @@ config here, blobs by the ingest, unpacked layers against the config's diffIDs b
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import BinaryIO, cast
 
 from wherry.engine import threads
 from wherry.engine.progress import Message, Progress, stream
 from wherry.engine.transfers import Report, Transfers
-from wherry.errors import Forbidden, InvalidParameter, NotFound
+from wherry.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, WherryError
 from wherry.model.images import AuthConfig
 from wherry.oci.digest import ChainID, DiffID, Digest, chain_ids, digest_of, parse_digest
 from wherry.oci.image import (
@@ -86,7 +87,7 @@ class Pulls:
     ) -> AsyncGenerator[Message]:
         try:
             repository, tags = await self._registry.tags(reference.domain, reference.path, credentials)
-        except (NotFound, Denied) as exc:
+        except (NotFound, Denied, Unauthorized) as exc:
             raise explain(exc, reference) from exc
 
         async def work(progress: Progress) -> None:
@@ -105,7 +106,7 @@ class Pulls:
         wanted = reference.digest or reference.tag or ""
         try:
             return await self._registry.open(reference.domain, reference.path, wanted, credentials)
-        except (NotFound, Denied) as exc:
+        except (NotFound, Denied, Unauthorized) as exc:
             raise explain(exc, reference) from exc
 
     async def _pull_one(
@@ -123,17 +124,37 @@ class Pulls:
         tags = [NewTag(reference.with_digest(top.digest), top.digest)]
         if reference.tag is not None:
             tags.append(NewTag(reference.with_tag(reference.tag), top.digest))
-        with self._store.lease() as lease:
-            image_id = parse_digest(manifest.config.digest)
-            await lease.hold(image_id)
-            before = await self._store.images.resolve(tags[-1].reference)
-            config_bytes = await self._config(repository, manifest.config, image_id)
-            config = _check_config(config_bytes, manifest)
-            stop = threading.Event()
-            try:
+        before = await self._store.images.resolve(tags[-1].reference)
+        try:
+            config = await self._bring(progress, repository, fetched, manifest, tags)
+        except (OSError, WherryError) as exc:
+            if is_disk_full(exc):
+                await self._store.collect()  # room for others goes before going on where we were
+            raise
+        progress.status(f"Digest: {top.digest}")
+        labels = dict(config.config.labels or {}) if config.config else {}
+        self._emit("pull", reference.familiar, labels | {"name": reference.familiar_name})
+        return before != manifest.config.digest
+
+    async def _bring(
+        self,
+        progress: Progress,
+        repository: Repository,
+        fetched: Fetched,
+        manifest: Manifest,
+        tags: Sequence[NewTag],
+    ) -> ImageConfig:
+        """Bring config, layers and manifest into the store, and name the image."""
+        stop = threading.Event()
+        try:
+            with self._store.lease() as lease:
+                image_id = parse_digest(manifest.config.digest)
+                await lease.hold(image_id)
+                data = await self._config(repository, manifest.config, image_id)
+                config = _check_config(data, manifest)
                 sources = await self._layers(progress, repository, manifest, config, lease, stop)
                 await self._store.commit_image(
-                    config_bytes,
+                    data,
                     sources,
                     lease,
                     manifest=fetched.data,
@@ -141,12 +162,9 @@ class Pulls:
                     tags=tags,
                     stop=stop,
                 )
-            finally:
-                stop.set()
-        progress.status(f"Digest: {top.digest}")
-        labels = dict(config.config.labels or {}) if config.config else {}
-        self._emit("pull", reference.familiar, labels | {"name": reference.familiar_name})
-        return before != image_id
+                return config
+        finally:
+            stop.set()
 
     async def _config(self, repository: Repository, descriptor: Descriptor, image_id: Digest) -> bytes:
         if await threads.run(self._store.blobs.has, image_id):
@@ -335,7 +353,7 @@ def credentials_from(auth: AuthConfig | None) -> Credentials | None:
     return Credentials(auth.username, auth.password, auth.identitytoken)
 
 
-def explain(exc: NotFound | Denied, reference: Reference) -> NotFound | Denied:
+def explain(exc: NotFound | Denied | Unauthorized, reference: Reference) -> WherryError:
     """A registry's refusal in the sentence Docker puts before it."""
     text = str(exc)
     if text.startswith("denied"):
@@ -343,11 +361,22 @@ def explain(exc: NotFound | Denied, reference: Reference) -> NotFound | Denied:
             f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
             f"'docker login': {text}"
         )
+    if isinstance(exc, Unauthorized):
+        return Denied(text)
     if isinstance(exc, Denied):
         return exc
     if text.startswith("name unknown"):
         return NotFound(f"repository {reference.familiar_name} not found: {text}")
     return NotFound(f"manifest for {reference.familiar} not found: {text}")
+
+
+def is_disk_full(exc: BaseException | None) -> bool:
+    """Whether a full disk (or a used-up quota) is at the bottom of it."""
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        exc = exc.__cause__
+    return False
 
 
 def short(digest: str) -> str:

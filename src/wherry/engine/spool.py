@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable
 
+from wherry.errors import Internal
 from wherry.oci.digest import Digest
 from wherry.store.store import Store
 
@@ -28,7 +29,12 @@ class Spool:
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
-            written = os.write(self._fd, view)
+            try:
+                written = os.write(self._fd, view)
+            except OSError as exc:
+                raise Internal(
+                    f"cannot write what came in to disk: {os.strerror(exc.errno or 0).lower()}"
+                ) from exc
             self.size += written
             view = view[written:]
 

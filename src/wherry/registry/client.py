@@ -23,7 +23,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from wherry.errors import Internal, InvalidParameter, NotFound, Unauthorized, Unavailable, WherryError
+from wherry.errors import Internal, InvalidParameter, NotFound, Unavailable, WherryError
 from wherry.registry.auth import Challenge, Credentials, Tokens, parse_challenges
 from wherry.registry.resolve import Endpoint, Endpoints, split_host
 
@@ -43,8 +43,12 @@ class NotConnected(Unreachable):
     """Not even a connection could be made: the next endpoint may be better than a repetition."""
 
 
-class Denied(Unauthorized):
-    """The registry will not show this without (other) credentials."""
+class Denied(Internal):
+    """The registry will not show this without (other) credentials.
+
+    No Unauthorized: that is about whoever talks to the engine. On a 401 Docker's CLI asks for a password, and hangs
+    where there is nobody to type one; dockerd answers 500.
+    """
 
 
 class TryLater(Unavailable):
@@ -97,9 +101,13 @@ class Client:
         if endpoint.is_mirror:
             credentials = None
         authorization = await self._authorization(endpoint, scope, credentials)
-        response, is_foreign = await self._follow(
-            method, url, headers or {}, authorization, endpoint.is_verified
-        )
+        try:
+            response, is_foreign = await self._follow(
+                method, url, headers or {}, authorization, endpoint.is_verified
+            )
+        except NotConnected as exc:
+            # Docker asks for /v2/ first, and so its users know this text with that address.
+            raise NotConnected(str(exc).replace(url, f"{endpoint.url}/v2/")) from exc
         try:
             # Only the endpoint's own challenge is answered; one from behind a redirect is not its to make.
             if response.status == 401 and not is_foreign:

@@ -31,6 +31,8 @@ from wherry.registry.resolve import HUB_DOMAIN, Endpoint
 MAX_MANIFEST = 4 << 20
 """distribution-spec asks registries to take this much; nothing real is larger."""
 MAX_ATTEMPTS = 5
+MIN_PROGRESS = 32 << 10
+"""Bytes that make an attempt count as progress: a server that gives one at a time is not waited for."""
 MAX_PAUSE_S = 60.0
 FIRST_PAUSE_S = 0.25
 CHUNK = 1 << 20
@@ -357,8 +359,9 @@ async def _repeat(attempt: Callable[[], Awaitable[T]], *, measure: Callable[[], 
             last = exc
             pause = exc.after_s if isinstance(exc, TryLater) else None
         now = measure() if measure else 0
-        failures = 1 if now > seen else failures + 1
-        seen = now
+        if now - seen >= MIN_PROGRESS:
+            failures, seen = 0, now
+        failures += 1
         if failures >= MAX_ATTEMPTS:
             raise last
         grown = FIRST_PAUSE_S * 2 ** (failures - 1)

@@ -47,7 +47,7 @@ class Process:
 
 
 class Container:
-    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` is the bare root
+    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` (O_PATH) is the bare root
     filesystem without the other mounts.
     """
 

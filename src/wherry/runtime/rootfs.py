@@ -4,7 +4,6 @@ process.
 
 from __future__ import annotations
 
-import errno
 import os
 
 from wherry.linux import mounts
@@ -93,37 +92,75 @@ def _bind(path: str, bundle: str, *, recursive: bool) -> int:
 
 def _overlay(rootfs: dict[str, Any]) -> int:
     lower = values.texts(rootfs, "lower")
-    upper = values.text(rootfs, "upper")
+    upper, work = values.text(rootfs, "upper"), values.text(rootfs, "work")
+    options = values.texts(rootfs, "options")
     context = mounts.open_filesystem("overlay")
     try:
         mounts.set_option(context, "source", "overlay")
-        _set_layers(context, lower)
-        if upper:
-            mounts.set_option(context, "upperdir", _escape(upper))
-            mounts.set_option(context, "workdir", _escape(values.text(rootfs, "work")))
-        for option in values.texts(rootfs, "options"):
+        for option in options:
             key, equals, value = option.partition("=")
             mounts.set_option(context, key, value if equals else None)
+        if not _takes_names():
+            return _mount_by_number(context, lower, upper, work)
+        for path in lower:
+            mounts.set_option(context, "lowerdir+", path)  # top layer first; any name, any number of them
+        if upper:
+            mounts.set_option(context, "upperdir", _escape(upper))
+            mounts.set_option(context, "workdir", _escape(work))
         mounts.create_filesystem(context, "overlay")
         return mounts.mount_filesystem(context)
     finally:
         os.close(context)
 
 
-def _set_layers(context: int, lower: list[str]) -> None:
-    """Top layer first. `lowerdir+` (Linux 6.5) takes any name, and any number of them."""
-    for index, path in enumerate(lower):
+def _takes_names() -> bool:
+    """Whether overlay has the option `lowerdir+` (Linux 6.7).
+
+    One that takes its options the old way (before 6.5) collects any option and says nothing until it is mounted, so
+    it is told by what it does with nonsense.
+    """
+    context = mounts.open_filesystem("overlay")
+    try:
         try:
-            mounts.set_option(context, "lowerdir+", path)
-        except OSError as exc:
-            if index or exc.errno != errno.EINVAL:
-                raise
-            mounts.set_option(context, "lowerdir", ":".join(_escape(each, ":") for each in lower))
-            return
+            mounts.set_option(context, "no-such-option", "1")
+            return False
+        except OSError:
+            pass
+        try:
+            mounts.set_option(context, "lowerdir+", "/")
+        except OSError:
+            return False
+        return True
+    finally:
+        os.close(context)
 
 
-def _escape(path: str, extra: str = "") -> str:
-    """overlay's own parser takes a backslash before the characters it would otherwise interpret."""
-    for character in "\\" + extra:
-        path = path.replace(character, "\\" + character)
-    return path
+def _mount_by_number(context: int, lower: list[str], upper: str, work: str) -> int:
+    """The old way: all layers in one option, of which fsconfig(2) takes 255 bytes, without commas or colons.
+
+    So each directory is named by its descriptor's number, from within /proc/self/fd.
+    """
+    opened: list[int] = []
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for path in (*lower, *((upper, work) if upper else ())):
+            opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        names = [str(descriptor) for descriptor in opened]
+        os.chdir("/proc/self/fd")
+        try:
+            mounts.set_option(context, "lowerdir", ":".join(names[: len(lower)]))
+            if upper:
+                mounts.set_option(context, "upperdir", names[-2])
+                mounts.set_option(context, "workdir", names[-1])
+            mounts.create_filesystem(context, "overlay")
+            return mounts.mount_filesystem(context)
+        finally:
+            os.fchdir(before)
+    finally:
+        for descriptor in (*opened, before):
+            os.close(descriptor)
+
+
+def _escape(path: str) -> str:
+    """overlay takes a backslash before a character that it would otherwise interpret."""
+    return path.replace("\\", "\\\\")

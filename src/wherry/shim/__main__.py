@@ -17,6 +17,8 @@ import json
 import os
 import sys
 
+from wherry.shim.version import code_version
+
 _BOOT = (
     "import json, sys; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments.pop('path');"
     "from wherry.shim.launcher import main; main(**arguments)"
@@ -24,6 +26,7 @@ _BOOT = (
 _CREATE = "wherry.runtime.lifecycle:create"
 _LOG_DRIVERS = ["wherry.logs.json_file:JsonFile", "wherry.logs.none:NoLog"]
 _MFD_EXEC = 0x10  # Linux 6.3: says that the copy is meant to be run, where vm.memfd_noexec asks
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -59,6 +62,7 @@ def main(argv: list[str]) -> None:
     control = int(options["--control"][-1]) if options["--control"] else -1
     arguments = {
         "path": _module_path(),
+        "version": code_version(),
         "exec_root": os.path.abspath(options["--exec-root"][0]),
         "create": options["--create"][-1] if options["--create"] else _CREATE,
         "log_drivers": list(dict.fromkeys(_LOG_DRIVERS + options["--log-driver"])),
@@ -69,7 +73,7 @@ def main(argv: list[str]) -> None:
     os.execve(
         sealed_interpreter(),
         [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(arguments)],
-        {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | _MALLOC,
     )
 
 

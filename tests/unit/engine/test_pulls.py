@@ -15,10 +15,11 @@ import pytest
 from tests.fakes import registry as fake
 from tests.fakes.registry import FakeRegistry, config_of, digest_of, tar_of
 from tests.unit.engine.image_fixtures import Bench
-from wherry.errors import Forbidden, InvalidParameter, NotFound, Unauthorized, WherryError
+from wherry.errors import Forbidden, InvalidParameter, NotFound, WherryError
 from wherry.model.images import AuthConfig
 from wherry.oci.digest import Digest
 from wherry.registry import fetch
+from wherry.registry.client import Denied
 
 LAYERS = [tar_of({"a": b"1" * 1000}), tar_of({"b": b"2" * 1000}), tar_of({"c": os.urandom(300_000)})]
 
@@ -159,7 +160,7 @@ async def test_what_is_known_at_once_is_raised(bench: Bench) -> None:
 async def test_credentials_of_the_request_are_used(bench: Bench) -> None:
     async with FakeRegistry(bearer="user:secret") as registry:
         registry.add_image("x", "1", layers=LAYERS[:1])
-        with pytest.raises(Unauthorized):
+        with pytest.raises(Denied, match="incorrect username or password|unauthorized"):
             await bench.pull(f"{registry.address}/x", "1")
         await bench.pull(f"{registry.address}/x", "1", auth=AuthConfig(username="user", password="secret"))
     assert b"secret" not in on_disk(bench)

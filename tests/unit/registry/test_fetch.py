@@ -165,9 +165,10 @@ async def test_server_without_ranges_starts_over(registry: Registry, fake_regist
     assert await fetch_blob(repository) == BLOB
 
 
-async def test_no_progress_gives_up(registry: Registry, fake_registry: FakeRegistry) -> None:
+@pytest.mark.parametrize("count", [0, 10])
+async def test_no_progress_gives_up(registry: Registry, fake_registry: FakeRegistry, count: int) -> None:
     repository = await open_repository(registry, fake_registry)
-    fake_registry.fault("/blobs/", fake.cut_after(0, BLOB))
+    fake_registry.fault("/blobs/", fake.cut_after(count, BLOB))
     with pytest.raises(Unreachable):
         await fetch_blob(repository)
     assert len(fake_registry.asked("/blobs/")) == fetch.MAX_ATTEMPTS

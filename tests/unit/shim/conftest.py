@@ -157,13 +157,13 @@ class Yard:
         """A container up to "created"."""
         run = await self.spawn(name)
         run.write_config(config or spec(args, **options))
-        await run.shim.create(
-            bundle=run.directory,
-            cgroup=run.cgroup,
-            rootfs={"type": "bind", "source": self.rootfs},
-            log={"driver": JSON_FILE, "path": f"{run.directory}/log", "options": {}} if log else None,
-            **(create or {}),
-        )
+        request = {
+            "bundle": run.directory,
+            "cgroup": run.cgroup,
+            "rootfs": {"type": "bind", "source": self.rootfs},
+            "log": {"driver": JSON_FILE, "path": f"{run.directory}/log", "options": {}} if log else None,
+        }
+        await run.shim.create(**request | (create or {}))
         return run
 
     async def run(self, args, **options):
