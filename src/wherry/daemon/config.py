@@ -303,7 +303,8 @@ def decode_config(data: bytes) -> dict[str, Any]:
     except RecursionError as exc:
         raise InvalidParameter("the file is nested too deep") from exc
     if not isinstance(values, dict):
-        kind = {list: "array", str: "string", bool: "bool"}.get(type(values), "number")
+        kind = "array" if isinstance(values, list) else "string" if isinstance(values, str) else "number"
+        kind = "bool" if isinstance(values, bool) else kind
         raise InvalidParameter(
             f"json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
         )
