@@ -6,6 +6,7 @@ up only on use: `importlib.metadata` reads the disk.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 from wherry.errors import InvalidParameter
@@ -15,23 +16,26 @@ LOGS: Final = "wherry.logs"
 NETWORKS: Final = "wherry.networks"
 
 
-def driver_path(group: str, name: str) -> str:
-    """The `module:attribute` of the driver `name`. Raises InvalidParameter that lists the known names."""
+@cache
+def _entries(group: str) -> dict[str, str]:
+    """`module:attribute` by name, as installed when first asked: a look-up at every start must cost nothing."""
     from importlib.metadata import entry_points
 
-    found = entry_points(group=group)
-    for entry in found:
-        if entry.name == name:
-            return entry.value
-    known = ", ".join(sorted({entry.name for entry in found})) or "none installed"
+    return {entry.name: entry.value for entry in entry_points(group=group)}
+
+
+def driver_path(group: str, name: str) -> str:
+    """The `module:attribute` of the driver `name`. Raises InvalidParameter that lists the known names."""
+    found = _entries(group)
+    if name in found:
+        return found[name]
+    known = ", ".join(sorted(found)) or "none installed"
     raise InvalidParameter(f"unknown driver {name!r} in {group}: known are {known}")
 
 
 def driver_names(group: str) -> list[str]:
     """The names installed in `group`, sorted."""
-    from importlib.metadata import entry_points
-
-    return sorted({entry.name for entry in entry_points(group=group)})
+    return sorted(_entries(group))
 
 
 def load_driver(group: str, name: str) -> Any:

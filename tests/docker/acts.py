@@ -1,7 +1,7 @@
 """What is done to an engine, step by step, to compare what it answers with what a live dockerd answered.
 
 A step is one string: docker's arguments as in a shell, or `METHOD /path [JSON body]` for the API. `TEXT | step` gives
-it standard input. $REGISTRY is the test registry's address, $NOW the time in seconds, $LAST the first word that the last
+it standard input. $REGISTRY is the test registry's address, $NOW the time in seconds, $START that of the act's first step, $LAST the first word that the last
 step wrote.
 
 The steps of one act run in order on an engine that has no other containers of these names (all begin with `act`).
@@ -195,16 +195,16 @@ ACTS: dict[str, list[str]] = {
         "unpause act-e2",
         "stop act-e2",
         "rm act-e2",
-        "events --since 0 --until $NOW --filter container=act-e --filter type=container --format '{{.Action}}'",
-        "events --since 0 --until $NOW --filter container=act-e2 --filter event=die --format '{{json .Actor.Attributes}}'",
-        "events --since 0 --until $NOW --filter container=act-e2 --filter event=kill --format '{{.Actor.Attributes.signal}} {{.Actor.Attributes.name}} {{.Actor.Attributes.image}} {{.Actor.Attributes.a}}'",
-        "events --since 0 --until $NOW --filter container=act-e2 --filter event=destroy",
-        "events --since 0 --until $NOW --filter container=act-e2 --filter event=rename --format '{{json .Actor.Attributes}}'",
+        "events --since $START --until $NOW --filter container=act-e --filter type=container --format '{{.Action}}'",
+        "events --since $START --until $NOW --filter container=act-e2 --filter event=die --format '{{json .Actor.Attributes}}'",
+        "events --since $START --until $NOW --filter container=act-e2 --filter event=kill --format '{{.Actor.Attributes.signal}} {{.Actor.Attributes.name}} {{.Actor.Attributes.image}} {{.Actor.Attributes.a}}'",
+        "events --since $START --until $NOW --filter container=act-e2 --filter event=destroy",
+        "events --since $START --until $NOW --filter container=act-e2 --filter event=rename --format '{{json .Actor.Attributes}}'",
         "tag busybox act/evented",
         "rmi act/evented",
-        "events --since 0 --until $NOW --filter type=image --filter image=act/evented --format '{{.Action}} {{.Actor.Attributes.name}}'",
+        "events --since $START --until $NOW --filter type=image --filter image=act/evented --format '{{.Action}} {{.Actor.Attributes.name}}'",
         "events --since what --until $NOW",
-        "events --filter what=1 --filter container=act-e2 --since 0 --until $NOW",
+        "events --filter what=1 --filter container=act-e2 --since $START --until $NOW",
         "GET /events?since=0&until=1",
         "GET /events?since=what",
         "GET /events?filters=what",
@@ -257,6 +257,7 @@ ACTS: dict[str, list[str]] = {
         "ps -a --filter ancestor=nosuch --filter name=act-l --format '{{.Names}}'",
         "ps -a --filter network=none --filter name=act-l --format '{{.Names}}'",
         "ps -a --filter name='^/?act-l[12]$' --format '{{.Names}}'",
+        "ps -a --filter name='^/act-l1$' --format '{{.Names}}'",
         "ps -n 2 --filter name=act-l --format '{{.Names}}'",
         "ps -a --filter what=1",
         "ps -a --filter status=what",
@@ -497,9 +498,11 @@ class Player:
         self.registry = registry
         self.inputs = inputs or {}
         self.last = ""
+        self.started = time.time()
 
     def act(self, name: str) -> list[Outcome]:
         self.clear()
+        self.started = time.time()
         try:
             return [self.step(step) for step in ACTS[name]]
         finally:
@@ -507,7 +510,7 @@ class Player:
 
     def clear(self) -> None:
         api = self.client.api
-        for one in api("GET", '/containers/json?all=1&filters={"name":["^/act"]}').json:
+        for one in api("GET", '/containers/json?all=1&filters={"name":["^/?act"]}').json:
             api("DELETE", f"/containers/{one['Id']}?force=1&v=1")
         for one in api("GET", "/images/json").json:
             for tag in one["RepoTags"] or []:
@@ -516,7 +519,7 @@ class Player:
 
     def step(self, step: str) -> Outcome:
         text = step.replace("$REGISTRY", self.registry).replace("$LAST", self.last)
-        text = text.replace("$NOW", f"{time.time():.9f}")
+        text = text.replace("$NOW", f"{time.time():.9f}").replace("$START", f"{self.started:.9f}")
         given = b""
         head, bar, rest = text.partition(" | ")
         if bar and not head.startswith(METHODS) and "'" not in head:

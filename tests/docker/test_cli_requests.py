@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 import wherry
+from tests.docker.engine import Terminal
 from tests.unit.client.servers import Request, Server, json_answer
 
 ID = "c" * 64
@@ -241,3 +242,50 @@ def test_requests_are_dockers(tmp_path: object, line: str) -> None:
             ):
                 del body["NetworkingConfig"]  # an endpoint of the usual network about which nothing is said
     assert ours == docker
+
+
+PROGRESS = [
+    {"status": "Pulling from library/x", "id": "latest"},
+    {"status": "Pulling fs layer", "progressDetail": {}, "id": "aaaaaaaaaaaa"},
+    {"status": "Pulling fs layer", "progressDetail": {}, "id": "bbbbbbbbbbbb"},
+    {"status": "Waiting", "progressDetail": {}, "id": "bbbbbbbbbbbb"},
+    {"status": "Downloading", "progressDetail": {"current": 511, "total": 1_000_000}, "progress": "[>  ]", "id": "aaaaaaaaaaaa"},
+    {"status": "Downloading", "progressDetail": {"current": 999_999, "total": 1_000_000}, "id": "aaaaaaaaaaaa"},
+    {"status": "Downloading", "progressDetail": {"current": 5000}, "id": "bbbbbbbbbbbb"},
+    {"status": "Verifying Checksum", "progressDetail": {}, "id": "aaaaaaaaaaaa"},
+    {"status": "Extracting", "progressDetail": {"current": 3, "units": "s"}, "id": "aaaaaaaaaaaa"},
+    {"status": "Extracting", "progressDetail": {"current": 7, "total": 5}, "id": "bbbbbbbbbbbb"},
+    {"status": "Pull complete", "progressDetail": {}, "id": "aaaaaaaaaaaa"},
+    {"status": "Digest: sha256:00"},
+    {"status": "Already exists", "progressDetail": {}, "id": "cccccccccccc"},
+    {"stream": "a stream\n"},
+    {"aux": {"ID": "x"}},
+    {"status": "Status: Downloaded newer image for x:latest"},
+]  # fmt: skip
+
+
+def progress_answer(request: Request) -> list[bytes]:
+    if "/images/create" not in request.target:
+        return answer(request)
+    body = "".join(json.dumps(message) + "\r\n" for message in PROGRESS)
+    if "broken" in request.target:
+        body += '{"errorDetail":{"message":"it broke"},"error":"it broke"}\r\n'
+    return json_answer(body)
+
+
+@pytest.mark.parametrize("columns", [60, 100, 180])
+@pytest.mark.parametrize("image", ["x", "broken", "-q x"])
+def test_progress_is_drawn_as_docker_draws_it(tmp_path: object, image: str, columns: int) -> None:
+    drawn: list[tuple[int, bytes]] = []
+    for command, variable in (
+        (["docker"], "DOCKER_HOST"),
+        ([sys.executable, "-m", "wherry.cli"], "WHERRY_HOST"),
+    ):
+        path = os.path.join(str(tmp_path), variable)
+        environ = {**os.environ, variable: f"unix://{path}", "HOME": str(tmp_path), "TERM": "xterm"}
+        environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(wherry.__file__))
+        with Server(path, progress_answer):
+            screen = Terminal([*command, "pull", *image.split()], environ, 40, columns)
+            code = screen.wait()
+        drawn.append((code, screen.text))
+    assert drawn[1] == drawn[0]

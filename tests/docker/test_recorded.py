@@ -47,6 +47,7 @@ DIFFERENCES: list[tuple[str, str]] = [
     (r"run --rm -w /etc/plain-file|--tmpfs /t:size=what", "the runtime's own words"),
     (r"--log-opt max-size=what", "refused by create, not by start"),
     (r"\$EMPTYTAR|not a tar", "the reason in our words"),
+    (r"--detach-keys what", "the reason, where docker's CLI loses it"),
     (r"unreachable", "we ask for what we want at once, and not for /v2/ first"),
 ]
 """Known differences. An entry that no longer matches anything is to be deleted."""

@@ -81,10 +81,13 @@ class FakeRegistry:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
+        await self.site(self._runner).start()
         self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
         return self
+
+    def site(self, runner: web.AppRunner) -> web.BaseSite:
+        """Where it listens."""
+        return web.TCPSite(runner, "127.0.0.1", 0)
 
     async def __aexit__(self, *error: object) -> None:
         assert self._runner is not None

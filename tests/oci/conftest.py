@@ -112,6 +112,7 @@ class Bundle:
     def refused(self, *args: str) -> str:
         """What the command says when it refuses, nothing being left behind."""
         message = self.run(*(args or ("true",)), code=1).stderr
+        assert "Traceback" not in message
         self.assert_nothing_left()
         return message
 

@@ -53,8 +53,7 @@ def create_body(
     body = _config(options, image, command)
     if exposed:
         body["ExposedPorts"] = {port: {} for port in exposed}
-    if anonymous:
-        body["Volumes"] = {path: {} for path in anonymous}
+    body["Volumes"] = {path: {} for path in anonymous}
     mode, endpoints = _networks(options)
     host["NetworkMode"] = mode
     body["HostConfig"] = {
@@ -114,7 +113,8 @@ def _config(options: Options, image: str, command: list[str]) -> dict[str, Any]:
         "Labels": labels,
         "StopSignal": options.text("stop-signal"),
     }
-    config = {key: value for key, value in config.items() if value not in ("", [], {}, False)}
+    config = {key: value for key, value in config.items() if value not in ("", [], False, {})}
+    config.setdefault("Labels", {})
     config["Image"] = image
     if options.changed("entrypoint"):
         config["Entrypoint"] = [options.text("entrypoint")]

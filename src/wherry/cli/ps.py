@@ -151,6 +151,11 @@ def show_ports(ports: list[dict[str, Any]]) -> str:
     return ", ".join(done + mapped)
 
 
+def _asks_for_size(format_text: str) -> bool:
+    """Whether a template shows sizes, which the engine has to measure: by name, or as part of the whole row."""
+    return ".Size" in format_text or "json .}" in format_text.replace("json . ", "json .")
+
+
 def _ps(session: Session, options: Options, arguments: list[str]) -> int:
     quiet, trunc = options.on("quiet"), not options.on("no-trunc")
     chosen = options.text("format")
@@ -161,7 +166,7 @@ def _ps(session: Session, options: Options, arguments: list[str]) -> int:
 
         configured = load_config(session.environ).get("psFormat", "")
         chosen = configured if isinstance(configured, str) else ""
-    size = options.on("size") or (not quiet and ".Size" in chosen)
+    size = options.on("size") or (not quiet and _asks_for_size(chosen))
     limit = 1 if options.on("latest") and options.number("last") == -1 else options.number("last")
     query = [(key, "1") for key, wanted in (("all", options.on("all")), ("size", size)) if wanted]
     if limit > 0:

@@ -89,6 +89,9 @@ async def run(settings: DaemonSettings) -> None:
         for server in servers:
             server.close()
         _log.info("Processing signal: containers go on running")
+    except BaseException:
+        await engine.launcher.leave(Exception)  # nothing was served: leave no process behind
+        raise
     finally:
         await engine.close()
         remove_pidfile(settings.pidfile)

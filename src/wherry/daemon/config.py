@@ -15,8 +15,10 @@ from typing import Any, cast
 import msgspec
 
 import wherry
+from wherry import plugins
 from wherry.engine.settings import EngineSettings, RuntimeSetting
 from wherry.errors import InvalidParameter
+from wherry.registry.resolve import parse_insecure, parse_mirror
 
 DEFAULT_CONFIG = "/etc/wherry/daemon.json"
 DEFAULT_HOST = "unix:///run/wherry/wherry.sock"
@@ -301,8 +303,10 @@ def decode_config(data: bytes) -> dict[str, Any]:
     except RecursionError as exc:
         raise InvalidParameter("the file is nested too deep") from exc
     if not isinstance(values, dict):
+        kind = "array" if isinstance(values, list) else "string" if isinstance(values, str) else "number"
+        kind = "bool" if isinstance(values, bool) else kind
         raise InvalidParameter(
-            f"json: cannot unmarshal {type(values).__name__} into Go value of type map[string]interface {{}}"
+            f"json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
         )
     return values  # type: ignore[reportUnknownVariableType]
 
@@ -396,6 +400,18 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
     for label in values.get("labels", ()):
         if "=" not in label:
             raise InvalidParameter(f"bad attribute format: {label}")
+    for host in values.get("hosts", ()):
+        if not re.match(r"(unix|tcp|fd)://", host):
+            raise InvalidParameter(f"invalid bind address format: {host}: use unix://, tcp:// or fd://")
+    for mirror in values.get("registry-mirrors", ()):
+        parse_mirror(mirror)
+    for registry in values.get("insecure-registries", ()):
+        parse_insecure(registry)
+    if "log-driver" in values:
+        driver = plugins.load_driver(plugins.LOGS, values["log-driver"])
+        driver.validate(values.get("log-opts", {}))
+    if values.get("storage-driver"):
+        plugins.driver_path(plugins.SNAPSHOTS, values["storage-driver"])
     engine_fields: dict[str, str | Callable[[Any], Any]] = {
         "data-root": "data_root", "exec-root": "exec_root", "storage-driver": "storage_driver",
         "default-runtime": "default_runtime", "log-driver": "log_driver", "log-opts": "log_opts", "bridge": "bridge",

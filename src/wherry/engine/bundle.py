@@ -75,7 +75,6 @@ def spec_for(
             "rlimits": _rlimits(host, settings),
         },
         "root": {"path": "rootfs", "readonly": host.readonly_rootfs},
-        "hostname": config.hostname,
         "mounts": _mounts(record, etc=etc, joined=joined),
         "annotations": {} if host.annotations is UNSET else dict(host.annotations),
         "linux": {
@@ -95,8 +94,10 @@ def spec_for(
             else "private",
         },
     }
-    if config.domainname:
-        spec["domainname"] = config.domainname
+    if host.uts_mode != "host":
+        spec["hostname"] = config.hostname
+        if config.domainname:
+            spec["domainname"] = config.domainname
     if config.tty and any(host.console_size):
         spec["process"]["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
     if host.privileged:

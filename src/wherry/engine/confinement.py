@@ -6,8 +6,9 @@ machine.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec import field
@@ -85,21 +86,22 @@ def _normalize(name: str, option: str, bounding: Collection[str]) -> str:
 # Paths of the kernel's file systems
 
 MASKED_PATHS = (
-    *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
-    *("/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats"),
-    *("/sys/devices/virtual/powercap", "/sys/firmware"),
+    *("/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
+    *("/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi"),
+    *("/sys/firmware", "/sys/devices/virtual/powercap"),
 )
-"""Hidden. What a kernel does not have is skipped. `masked_paths` adds those that depend on the machine."""
+"""Hidden, in the order in which Docker shows them. What a kernel does not have is skipped."""
 
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
-def masked_paths(cpus: int) -> list[str]:
+def masked_paths(cpus: int, exists: Callable[[str], bool] = os.path.exists) -> list[str]:
     """Every path that is hidden on a machine with `cpus` processors.
 
     Interrupt and throttling counts let one container watch another's work (GHSA-6fw5-f8r9-fgfm).
     """
-    return [*MASKED_PATHS, *(f"/sys/devices/system/cpu/cpu{n}/thermal_throttle" for n in range(cpus))]
+    counters = (f"/sys/devices/system/cpu/cpu{n}/thermal_throttle" for n in range(cpus))
+    return [*MASKED_PATHS, *(path for path in counters if exists(path))]
 
 
 def default_mounts(*, shm_size: int, privileged: bool) -> list[Spec]:

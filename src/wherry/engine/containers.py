@@ -119,7 +119,10 @@ class Containers:
         bundle.security_options(record.host, context.settings)
         context.check_log(record.host.log_config)
         for other in record.host.volumes_from or ():
-            self.find(other.partition(":")[0])
+            try:
+                self.find(other.partition(":")[0])
+            except NotFound as exc:  # a 404 would make the CLI pull the image
+                raise InvalidParameter(str(exc)) from exc
             raise Unsupported("--volumes-from is not supported yet: repeat that container's -v options")
         record.name = self._reserve_name(name, container_id)
         container = Container(record)
@@ -506,6 +509,10 @@ class Containers:
         self._by_id[record.id] = container
         self._ids[record.name] = record.id
         return container
+
+    def reserve(self, name: str, container_id: str) -> None:
+        """Keep a name for a container that is not shown: it belongs to another storage driver."""
+        self._ids[name] = container_id
 
     def _joined_container(self, mode: str) -> Container:
         """The running container that `container:REF` names. Docker's text when it does not run."""

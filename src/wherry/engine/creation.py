@@ -229,7 +229,9 @@ def parse_signal(text: str) -> int:
         number = int(text)
         if 1 <= number <= 64:
             return number
-        raise InvalidParameter(f"invalid signal: {text}")
+        if number == 0:
+            raise InvalidParameter(f"invalid signal: {text}")
+        raise InvalidParameter(f"the linux daemon does not support signal {number}")
     name = text.upper().removeprefix("SIG")
     realtime = re.fullmatch(r"RTMIN(?:\+(\d+))?|RTMAX(?:-(\d+))?", name)
     if realtime:

@@ -81,7 +81,7 @@ class Engine:
             )
             undo.push_async_callback(networks.close)
             launcher = await Launching.open(settings.exec_root)
-            undo.callback(launcher.close)
+            undo.push_async_exit(launcher.leave)
             services: list[Containers] = []
             images = Images(
                 store,

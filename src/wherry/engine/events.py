@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from wherry.model.events import Actor, Event
 
@@ -51,22 +52,34 @@ class Events:
             else:
                 queue.put_nowait(event)
 
-    async def subscribe(
+    def subscribe(
         self, *, since_ns: int | None, until_ns: int | None, filters: Filters
-    ) -> AsyncIterator[Event]:
-        """Past events from `since_ns`, then those to come, until `until_ns` if given."""
+    ) -> AsyncGenerator[Event]:
+        """Past events from `since_ns`, then those to come, until `until_ns` if given.
+
+        Listening begins now, not with the first step: what happens in between is not missed.
+        """
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         matches = event_filter(filters)
-        past = [] if since_ns is None and until_ns is None else list(self._past)
+        past: list[Event] = []
+        if since_ns is not None or until_ns is not None:
+            end_ns = 2**63 if until_ns is None else until_ns
+            past = [e for e in self._past if (since_ns or 0) <= e.time_nano <= end_ns and matches(e)]
         self._listeners.add(queue)
+        stream = self._stream(queue, past, until_ns, matches)
+        weakref.finalize(stream, self._listeners.discard, queue)  # a stream nobody ever took a step in
+        return stream
+
+    async def _stream(
+        self,
+        queue: asyncio.Queue[Event | None],
+        past: list[Event],
+        until_ns: int | None,
+        matches: Callable[[Event], bool],
+    ) -> AsyncGenerator[Event]:
         try:
             for event in past:
-                if (
-                    event.time_nano >= (since_ns or 0)
-                    and (until_ns is None or event.time_nano <= until_ns)
-                    and matches(event)
-                ):
-                    yield event
+                yield event
             while True:
                 left_s = None if until_ns is None else (until_ns - time.time_ns()) / 1e9
                 if left_s is not None and left_s <= 0:

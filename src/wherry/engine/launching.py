@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from wherry.errors import Unavailable
-from wherry.shim.client import Launcher, OnEvent, OnLost, Shim, ShimGone
+from wherry.shim.client import Launcher, OnEvent, OnLost, Shim, ShimError, ShimGone
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +97,15 @@ class Launching:
         if self._launcher is not None:
             self._is_closed = True
             await self._launcher.stop()
+
+    async def leave(self, *error: object) -> None:
+        """Hang up. The launcher goes on, unless the engine could not start: then it ends with its last shim."""
+        if error and error[0] is not None and self._launcher is not None:
+            try:
+                await self.stop()
+            except (ShimGone, ShimError):
+                pass
+        self.close()
 
     def close(self) -> None:
         """Hang up; the launcher goes on."""

@@ -8,7 +8,8 @@ from functools import partial
 from typing import BinaryIO
 
 from wherry.engine import threads
-from wherry.engine.archives import Archive, ArchivedImage, Member
+from wherry.engine.archives import find_images
+from wherry.engine.members import ArchivedImage, Member, Members
 from wherry.engine.progress import Message, Progress, stream
 from wherry.engine.pulls import Emit, short
 from wherry.engine.spool import Spool
@@ -30,8 +31,8 @@ def load(
     async def work(progress: Progress) -> None:
         spool = await threads.run(Spool.beside, store)
         try:
-            archive = await threads.consume(chunks, partial(Archive.read, spool))
-            images = await threads.run(archive.images, platforms)
+            archive = await threads.consume(chunks, partial(Members.read, spool))
+            images = await threads.run_alone(find_images, archive, platforms)
             for image in images:
                 await _load_one(store, emit, progress, archive, image, is_quiet=is_quiet)
         finally:
@@ -41,7 +42,7 @@ def load(
 
 
 async def _load_one(
-    store: Store, emit: Emit, progress: Progress, archive: Archive, image: ArchivedImage, *, is_quiet: bool
+    store: Store, emit: Emit, progress: Progress, archive: Members, image: ArchivedImage, *, is_quiet: bool
 ) -> None:
     config = parse_config(image.config)
     image_id = digest_of(image.config)
@@ -80,7 +81,7 @@ async def _load_one(
 async def _load_layers(
     store: Store,
     progress: Progress | None,
-    archive: Archive,
+    archive: Members,
     diff_ids: Sequence[DiffID],
     layers: Sequence[Member],
     lease: Lease,
@@ -102,7 +103,7 @@ async def _load_layers(
 class _Opener:
     """Opens one layer of the archive."""
 
-    def __init__(self, archive: Archive, layer: Member, report: Report | None) -> None:
+    def __init__(self, archive: Members, layer: Member, report: Report | None) -> None:
         self._archive, self._layer, self._report = archive, layer, report
 
     def __call__(self) -> BinaryIO:

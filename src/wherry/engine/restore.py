@@ -30,17 +30,22 @@ async def restore(context: Context, containers: Containers, execs: Execs) -> Non
     """Called once, before anybody can ask for anything."""
     rows = await context.database.run(_rows, durable=False)
     known: dict[str, Container] = {}
+    hidden: set[str] = set()
     for config, state in rows:
         record = msgspec.json.decode(config, type=ContainerRecord)
+        if record.snapshot_driver != context.driver.name:
+            hidden.add(record.id)  # seen again when its storage driver is chosen again
+            containers.reserve(record.name, record.id)
+            continue
         container = containers.restore(record, msgspec.json.decode(state, type=ContainerState))
         known[record.id] = container
     alive: set[str] = set()
     for container in known.values():
         if await _reconnect(context, containers, execs, container):
             alive.add(container.id)
-    await _end_strangers(context, set(known))
+    await _end_strangers(context, {*known, *hidden})
     await context.networks.reconcile(alive)
-    await asyncio.to_thread(_sweep_files, context, set(known))
+    await asyncio.to_thread(_sweep_files, context, {*known, *hidden})
     for container in known.values():
         if container.id not in alive and container.record.host.auto_remove and container.state.started_ns:
             await containers.lifecycle.remove_ended(container)

@@ -202,12 +202,13 @@ def _count_images(connection: sqlite3.Connection) -> int:
 
 def _registry_config(mirrors: tuple[str, ...], insecure: tuple[str, ...]) -> RegistryConfig:
     cidrs = [text for text in insecure if "/" in text]
-    configs = {"docker.io": IndexConfig(name="docker.io", mirrors=list(mirrors), secure=True, official=True)}
+    shown = [mirror.rstrip("/") + "/" for mirror in mirrors]
+    configs = {"docker.io": IndexConfig(name="docker.io", mirrors=shown, secure=True, official=True)}
     for name in insecure:
         if "/" not in name:
             configs[name] = IndexConfig(name=name, mirrors=[], secure=False, official=False)
     return RegistryConfig(
-        insecure_registry_cidrs=[*cidrs, "127.0.0.0/8"], index_configs=configs, mirrors=list(mirrors)
+        insecure_registry_cidrs=[*cidrs, "127.0.0.0/8"], index_configs=configs, mirrors=shown
     )
 
 

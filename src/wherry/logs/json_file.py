@@ -10,7 +10,7 @@ than inside; and logs are bounded by default (see DEFAULT_*), since a container 
 takes everybody down.
 
 Options: `max-size` (bytes or 10k, 10m, 1g; -1: unbounded), `max-file`, `compress` (rotated files become .gz),
-and `labels`, `labels-regex`, `env`, `env-regex`, `tag`, which the daemon turns into `attrs` (details.py).
+and `labels`, `labels-regex`, `env`, `env-regex`, `tag`, which the daemon turns into `attrs`.
 Files are PATH, PATH.1 (the newest of the old ones), PATH.2, …; reading.py gives them back.
 
 The shim writes in bulk: what one read brought is escaped and wrapped with a handful of bytes.replace, so that

@@ -101,6 +101,10 @@ def main(words: list[str]) -> int:
     except OSError as exc:
         subject = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
         _report(given, f"{subject}{str(exc.strerror or exc).lower()}")
+    except Exception as exc:
+        if given.flag("debug"):
+            raise
+        _report(given, f"internal error (--debug shows where): {type(exc).__name__}: {exc}")
     return 1
 
 

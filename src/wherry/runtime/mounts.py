@@ -7,10 +7,13 @@ moved to its target, which is resolved inside the root by descriptor and made wh
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import socket
 import stat
 
-from wherry.linux import files, mounts
+from wherry.linux import files, mounts, process
 from wherry.runtime import copyup, values
 from wherry.runtime.errors import INTERNAL, StartFailed, go_text, invalid, quote
 
@@ -170,7 +173,11 @@ def _open_bind(mount: Mount, bundle: str) -> None:
     if not mount.source:
         raise invalid(f"mount destination {mount.destination}: a bind without a source")
     path = mount.source if mount.source.startswith("/") else os.path.join(bundle, mount.source)
-    mount.tree = mounts.clone_tree(path, recursive=mount.recursive_bind)
+    elsewhere = _IN_NAMESPACE.fullmatch(path)
+    if elsewhere:
+        mount.tree = _clone_from_namespace(int(elsewhere[1]), elsewhere[2])
+    else:
+        mount.tree = mounts.clone_tree(path, recursive=mount.recursive_bind)
     try:
         # A clone of a shared mount is its peer: what is mounted below it inside must not reach the host, but
         # the other way is what a container, whose whole tree is a slave of the host's, expects.
@@ -181,6 +188,43 @@ def _open_bind(mount: Mount, bundle: str) -> None:
         os.close(mount.tree)
         mount.tree = -1
         raise
+
+
+_IN_NAMESPACE = re.compile(r"/proc/(\d+)/root(/.+)")
+
+
+def _clone_from_namespace(pid: int, path: str) -> int:
+    """Clone `path` of the mount namespace of process `pid`, as for `--ipc container:`.
+
+    A tree can be cloned from within its own namespace alone, so a child steps in and sends the clone back. It is not
+    dumpable there, opens nothing else, and resolves the path below that namespace's root.
+    """
+    namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            process.prctl(process.PR_SET_DUMPABLE, 0)
+            process.setns(namespace, process.CLONE_NEWNS)
+            tree = mounts.clone_tree(path)
+            socket.send_fds(theirs, [b"t"], [tree])
+            code = 0
+        except OSError as exc:
+            theirs.send(b"e%d" % (exc.errno or errno.EINVAL))
+        finally:
+            os._exit(code)
+    theirs.close()
+    os.close(namespace)
+    try:
+        message, descriptors, _, _ = socket.recv_fds(ours, 16, 1)
+        os.waitpid(child, 0)
+    finally:
+        ours.close()
+    if not descriptors:
+        number = int(message[1:] or errno.EINVAL)
+        raise OSError(number, os.strerror(number), path)
+    return descriptors[0]
 
 
 def make_detached(mount: Mount) -> int:

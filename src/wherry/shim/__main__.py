@@ -17,6 +17,8 @@ import json
 import os
 import sys
 
+from wherry.shim.version import code_version
+
 _BOOT = (
     "import json, sys; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments.pop('path');"
     "from wherry.shim.launcher import main; main(**arguments)"
@@ -60,6 +62,7 @@ def main(argv: list[str]) -> None:
     control = int(options["--control"][-1]) if options["--control"] else -1
     arguments = {
         "path": _module_path(),
+        "version": code_version(),
         "exec_root": os.path.abspath(options["--exec-root"][0]),
         "create": options["--create"][-1] if options["--create"] else _CREATE,
         "log_drivers": list(dict.fromkeys(_LOG_DRIVERS + options["--log-driver"])),

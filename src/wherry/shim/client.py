@@ -317,6 +317,7 @@ def _hand_on(done: asyncio.Future[tuple[Message, list[int]]], answer: asyncio.Fu
     error = done.exception()
     if error is not None:
         answer.set_exception(error)
+        answer.exception()  # what was sent ahead need not be awaited: the first failure is what counts
     else:
         message, fds = done.result()
         for fd in fds:
@@ -455,7 +456,7 @@ class Launcher:
 
     def _lost(self) -> None:
         if self._child is not None:
-            self._child.poll()  # reaps it
+            asyncio.get_running_loop().run_in_executor(None, self._child.wait)  # or it would stay a zombie
         self._on_lost()
 
 

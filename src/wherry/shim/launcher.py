@@ -22,8 +22,8 @@ from wherry.linux import process
 from wherry.shim import burial, server, sockets
 from wherry.shim.loop import HANGUP, READ, WRITE, Loop, ignore
 from wherry.shim.protocol import CONFLICT, INTERNAL, INVALID, Channel, ProtocolError, Refused, close_all
+from wherry.shim.reports import report, whereabouts
 from wherry.shim.runtimes import Runtimes, load
-from wherry.shim.version import code_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def preload(create: str, log_drivers: list[str]) -> Runtimes:
         try:
             drivers[name] = load(name)
         except (ImportError, AttributeError) as exc:  # someone else's, broken: its containers alone suffer
-            server.report(f"cannot load log driver {name}: {exc}")
+            report(f"cannot load log driver {name}: {exc}")
     runtimes = Runtimes(load(create), drivers)
     sys.meta_path.insert(0, NoLateImports)
     return runtimes
@@ -121,7 +121,7 @@ class Launcher:
                     if message.get("seq") == 2:
                         return
         except (OSError, ProtocolError, KeyError, ValueError) as exc:
-            server.report(f"cannot take over from the launcher before: {exc}")
+            report(f"cannot take over from the launcher before: {exc}")
         finally:
             channel.close()
 
@@ -151,7 +151,7 @@ class Launcher:
                 reply, out = self._serve(request, fds)
                 channel.send({**reply, "seq": request.get("seq")}, out)
         except (OSError, ProtocolError) as exc:
-            server.report(f"launcher: connection ended: {exc}")
+            report(f"launcher: connection ended: {exc}")
             messages = None
         if messages is None:
             self._loop.forget(channel.fileno())
@@ -177,7 +177,9 @@ class Launcher:
             return {
                 "error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}
             }, []
-        except OSError as exc:
+        except Exception as exc:
+            if not isinstance(exc, OSError):
+                report(f"launcher: {request.get('op')}: {whereabouts(exc)}")
             return {"error": {"kind": INTERNAL, "message": f"{request.get('op')}: {exc}"}}, []
         finally:
             close_all(fds)
@@ -244,7 +246,7 @@ class Launcher:
             process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
             status = server.serve(container_id, directory, socket.socket(fileno=control), self._runtimes)
         except BaseException as exc:
-            server.report(f"{container_id}: {type(exc).__name__}: {exc}")
+            report(f"{container_id}: {type(exc).__name__}: {exc}")
         finally:
             os._exit(status)
 
@@ -268,7 +270,7 @@ class Launcher:
 
     def _bury(self, directory: str, how: str) -> None:
         """In a child: it waits until the container's processes are dead."""
-        server.report(f"the shim of {directory} {how}")
+        report(f"the shim of {directory} {how}")
         pid = os.fork()
         if pid:
             self._shims[pid] = ""
@@ -280,7 +282,7 @@ class Launcher:
             burial.bury(directory, f"its shim {how}")
             status = 0
         except BaseException as exc:
-            server.report(f"cannot bury {directory}: {exc}")
+            report(f"cannot bury {directory}: {exc}")
         finally:
             os._exit(status)
 
@@ -315,13 +317,13 @@ _OPERATIONS: dict[str, Callable[[Launcher, Message, list[int]], Reply]] = {
 }
 
 
-def main(exec_root: str, *, create: str, log_drivers: list[str], control: int) -> None:
-    """Be a launcher until told to stop."""
-    version = code_version()
+def main(exec_root: str, *, version: str, create: str, log_drivers: list[str], control: int) -> None:
+    """Be a launcher until told to stop. `version` is that of the code, code_version()."""
     runtimes = preload(create, log_drivers)
     process.prctl(process.PR_SET_DUMPABLE, 0)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     _reset_signals()
+    os.umask(0o022)
     launcher = Launcher(
         exec_root,
         runtimes,

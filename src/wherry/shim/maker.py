@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 MAX_CONFIG = 8 << 20
 
 
+class MakerGone(StartFailed):
+    """The maker died at its work, and cleaned up nothing."""
+
+
 class MadeContainer:
     """See runtimes.Container. What is seldom needed is done by a lifecycle.Container, made when it is."""
 
@@ -132,19 +136,28 @@ class Maker:
     def make(self, container_id: str, request: Message, fds: Sequence[int]) -> MadeContainer:
         """The container that the shim's request `create` describes, up to "created". Raises StartFailed."""
         request = {**request, "id": container_id}
-        return MadeContainer(self, request, *self.ask(request, fds))
+        try:
+            reply, found = self.ask(request, fds)
+        except MakerGone:
+            group = cgroup_for(request["cgroup"])
+            group.kill()
+            group.remove()
+            raise
+        return MadeContainer(self, request, reply, found)
 
     def ask(self, request: Message, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
         """Wait for what the maker says to `request`. Raises StartFailed."""
         try:
             self._channel.send(request, fds)
-            reply, found = _next(self._channel) or ({"error": None}, [])
+            answer = _next(self._channel)
         except (OSError, ProtocolError) as exc:
-            raise StartFailed(INTERNAL, f"the container's maker is gone: {exc}") from exc
+            raise MakerGone(INTERNAL, f"the container's maker is gone: {exc}") from exc
+        if answer is None:
+            raise MakerGone(INTERNAL, "the container's maker is gone: it was killed")
+        reply, found = answer
         if "error" in reply:
             close_all(found)
-            error = reply["error"] or {"kind": INTERNAL, "message": "the container's maker is gone"}
-            raise StartFailed(error["kind"], error["message"])
+            raise StartFailed(reply["error"]["kind"], reply["error"]["message"])
         return reply, found
 
     def close(self) -> None:

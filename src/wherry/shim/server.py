@@ -30,10 +30,10 @@ import os
 import signal
 import socket
 import struct
-import sys
 import termios
 import time
 
+from wherry.errors import InvalidParameter
 from wherry.runtime.errors import StartFailed
 from wherry.shim import records, sockets
 from wherry.shim.external import ExternalContainer
@@ -53,6 +53,7 @@ from wherry.shim.protocol import (
     Refused,
     close_all,
 )
+from wherry.shim.reports import report, whereabouts
 from wherry.shim.stdio import STDERR, STDOUT, Client, Stdio
 
 TYPE_CHECKING = False
@@ -200,7 +201,12 @@ class Shim:
             reply = {
                 "error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}
             }
-        except OSError as exc:
+        except InvalidParameter as exc:
+            reply = {"error": {"kind": INVALID, "message": str(exc)}}
+        except Exception as exc:
+            # Whatever it is, the container lives on.
+            if not isinstance(exc, OSError):
+                report(f"{self._id}: {request.get('op')}: {whereabouts(exc)}")
             reply = {"error": {"kind": INTERNAL, "message": f"{request.get('op')}: {exc}"}}
         finally:
             close_all(fds)
@@ -216,10 +222,13 @@ class Shim:
     def _create(self, request: Message, fds: list[int]) -> Reply:
         self._require(NEW)
         log: Message | None = request.get("log")
-        make_log = self._runtimes.log_driver(log["driver"]) if log else None
+        if log:
+            driver = self._runtimes.log_driver(log["driver"])
+            self._log = driver(log["path"], log.get("options") or {}, log.get("attrs") or {})
         self._note(request)
         container: Container
         if request.get("runtime"):
+            self._maker.close()
             container = ExternalContainer(
                 request["runtime"],
                 read_config(request["bundle"]),
@@ -233,8 +242,6 @@ class Shim:
         else:
             container = self._maker.make(self._id, request, fds)
         self._container = container
-        if make_log and log:
-            self._log = make_log(log["path"], log.get("options") or {}, log.get("attrs") or {})
         self._stdio = Stdio(
             self._loop,
             sources=container.sources,
@@ -304,6 +311,8 @@ class Shim:
 
     def _exec(self, request: Message, fds: list[int]) -> Reply:
         self._require(RUNNING)
+        if self._ended is not None:
+            raise Refused(CONFLICT, f"container {self._id} is not running")
         exec_id: str = request["exec_id"]
         if exec_id in self._execs or exec_id in self._ended_execs:
             raise Refused(CONFLICT, f"exec {exec_id} has already run")
@@ -625,24 +634,11 @@ def _pending(request: Message) -> bytes:
     return binascii.a2b_base64(request.get("pending") or "")
 
 
-def report(message: str) -> None:
-    """Tell the administrator, where the daemon's own messages go. Nobody may be listening."""
-    try:
-        os.write(2, f"wherry shim: {message}\n".encode())
-    except OSError:
-        pass
-
-
 def serve(container_id: str, directory: str, control: socket.socket, runtimes: Runtimes) -> int:
     """Be the shim of one container. Returns the exit status: 0 if the end is on record or none is due."""
     try:
         Shim(container_id, directory, control, runtimes).run()
-    except Exception:
-        kind, value, trace = sys.exc_info()
-        place = ""
-        while trace is not None:
-            place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-            trace = trace.tb_next
-        report(f"{container_id}: {kind.__name__ if kind else ''}: {value} at {place}")
+    except Exception as exc:
+        report(f"{container_id}: {whereabouts(exc)}")
         return 1
     return 0

@@ -31,6 +31,7 @@ import struct
 import time
 
 from wherry.shim.loop import HANGUP, READ, WRITE
+from wherry.shim.reports import report, whereabouts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -374,7 +375,7 @@ class Stdio:
             return
         data = _view[:count]
         if self.log is not None:
-            self.log.write(stream, data, time.time_ns())
+            self._write_log(stream, data)
         if self._clients:
             head = _FRAME.pack(_STREAM_NUMBER[stream], count)
             for client in list(self._clients):
@@ -386,6 +387,21 @@ class Stdio:
         if self._quiet is not None:
             self._quiet.cancel()
             self._quiet = self._loop.later(QUIET_S, self._end_output)
+
+    def _write_log(self, stream: str, data: memoryview) -> None:
+        assert self.log is not None
+        try:
+            self.log.write(stream, data, time.time_ns())
+        except Exception as exc:  # a driver may be anybody's, and the container must not die of it
+            report(f"the log has ended: {whereabouts(exc)}")
+            self.log = None
+
+    def _close_log(self) -> None:
+        try:
+            if self.log is not None:
+                self.log.close()
+        except Exception as exc:
+            report(f"the log is incomplete: {whereabouts(exc)}")
 
     def _end_source(self, stream: str) -> None:
         fd = self._sources.pop(stream)
@@ -448,8 +464,7 @@ class Stdio:
         if self.console >= 0:
             os.close(self.console)
             self.console = -1
-        if self.log is not None:
-            self.log.close()
+        self._close_log()
         self._ended = True
         self._deadline = self._loop.later(FLUSH_S, self._tell)
         for client in list(self._clients):

@@ -28,6 +28,8 @@ def test_nothing_asked_for_is_nearly_nothing_sent() -> None:
         "AttachStdout": True,
         "AttachStderr": True,
         "Image": "image",
+        "Labels": {},
+        "Volumes": {},
     }
     assert {key: value for key, value in sent["HostConfig"].items() if value} == {"NetworkMode": "default"}
 

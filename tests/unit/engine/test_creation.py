@@ -162,7 +162,7 @@ def test_signal(text: str, number: int) -> None:
     assert parse_signal(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "0", "65", "-1", "NOPE", "RTMIN+99", "_DFL", "SIG_IGN", "9x"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "NOPE", "RTMIN+99", "_DFL", "SIG_IGN", "9x"])
 def test_no_signal(text: str) -> None:
     with pytest.raises(InvalidParameter, match="invalid signal"):
         parse_signal(text)

@@ -26,7 +26,8 @@ from tests.fakes.registry import (
     tar_of,
 )
 from tests.unit.engine.image_fixtures import Bench, archive_of, chunks_of, docker_archive, image_id_of
-from wherry.engine.archives import Archive, normalised
+from wherry.engine.archives import find_images
+from wherry.engine.members import Members, normalised
 from wherry.engine.spool import Spool
 from wherry.errors import InvalidParameter, WherryError
 
@@ -135,6 +136,40 @@ async def test_oci_index_gives_the_wanted_platform(bench: Bench) -> None:
         await bench.load(archive_of(files), platforms=["linux/arm64"])
 
 
+def legacy_archive(layers: dict[str, bytes], *, parents: dict[str, str]) -> bytes:
+    """What `docker save` wrote before 1.10."""
+    files: dict[str, bytes] = {}
+    for layer_id, layer in layers.items():
+        files[f"{layer_id}/VERSION"] = b"1.0"
+        description = {
+            "id": layer_id,
+            "created": "2015-01-01T00:00:00Z",
+            "container_config": {"Cmd": ["/bin/sh", "-c", f"make {layer_id[0]}"]},
+            "config": {"Cmd": ["/x"]},
+            "architecture": "amd64",
+            "os": "linux",
+        }
+        if layer_id in parents:
+            description["parent"] = parents[layer_id]
+        files[f"{layer_id}/json"] = json.dumps(description).encode()
+        files[f"{layer_id}/layer.tar"] = layer
+    files["repositories"] = json.dumps({"old": {"1": list(layers)[-1], "2": list(layers)[-1]}}).encode()
+    return archive_of(files)
+
+
+async def test_legacy_archive(bench: Bench) -> None:
+    bottom, top = "a" * 64, "b" * 64
+    archive = legacy_archive({bottom: LAYER, top: BIG_LAYER}, parents={top: bottom})
+    assert streams(await bench.load(archive)) == ["Loaded image: old:1\n", "Loaded image: old:2\n"]
+    image = await bench.images.inspect("old:1")
+    assert image.root_fs.layers == [digest_of(LAYER), digest_of(BIG_LAYER)]
+    assert image.config.cmd == ["/x"]
+    assert [step.created_by for step in await bench.images.history("old:1")] == [
+        "/bin/sh -c make b",
+        "/bin/sh -c make a",
+    ]
+
+
 def hostile(**change: object) -> bytes:
     """An archive with one thing wrong with manifest.json."""
     item = {"Config": "c.json", "RepoTags": ["x:1"], "Layers": ["layer.tar"]} | change
@@ -176,6 +211,8 @@ HOSTILE = {
     ),
     "cut gzip": gzip.compress(docker_archive("x:1"))[:-100],
     "legacy id above": archive_of({"repositories": b'{"x":{"1":"../../../etc"}}'}),
+    "legacy parent loop": legacy_archive({"a" * 64: LAYER}, parents={"a" * 64: "a" * 64}),
+    "legacy parent missing": legacy_archive({"a" * 64: LAYER}, parents={"a" * 64: "b" * 64}),
     "oci: wrong digest": oci_archive([LAYER]).replace(b'"amd64"', b'"arm64"'),
     "oci: index is a manifest": archive_of({"index.json": b'{"schemaVersion":2,"config":{},"layers":[]}'}),
     "oci: self": archive_of(
@@ -260,7 +297,7 @@ def test_any_path_stays_inside(name: bytes) -> None:
 def test_any_bytes_are_an_archive_or_refused(data: bytes) -> None:
     spool = Spool("/tmp")
     try:
-        Archive.read(spool, io.BytesIO(data)).images()
+        find_images(Members.read(spool, io.BytesIO(data)))
     except WherryError:
         pass
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.unit.network.conftest import SETTINGS, eventually, inside, run
+from tests.unit.network.conftest import SETTINGS, eventually, inside, run, set_rules
 from wherry.errors import Forbidden, InvalidParameter, NotFound
 from wherry.network.links import Link, Links
 from wherry.network.networks import Networks, NetworkSettings
@@ -343,6 +343,22 @@ async def test_flushed_rules_come_back_by_themselves(networks: Networks, damage:
     run("nft", damage)
     assert rules() != before
     await eventually(lambda: rules() == before, timeout_s=2)
+
+
+async def test_an_accept_that_somebody_flushed_comes_back_by_itself(host: None, database: Database) -> None:
+    set_rules("table ip theirs { chain routed { type filter hook forward priority 0; policy drop; }\n}\n")
+    networks = await Networks.open(database, msgspec.structs.replace(SETTINGS, firewall_accept=True))
+
+    def rules() -> str:
+        return run("nft", "-s", "list", "table", "ip", "theirs")
+
+    before = rules()
+    assert before.count("added by --firewall-accept for wht0") == 2
+    run("nft", "flush", "chain", "ip", "theirs", "routed")
+    await eventually(lambda: rules() == before, timeout_s=3)
+    await networks.remove_all()
+    assert "firewall-accept" not in rules()
+    await networks.close()
 
 
 async def test_a_loop_of_starts_grows_nothing(networks: Networks) -> None:

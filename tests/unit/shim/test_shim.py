@@ -10,7 +10,7 @@ import socket
 import time
 
 import pytest
-from tests.unit.shim.conftest import read_all, spec
+from tests.unit.shim.conftest import JSON_FILE, read_all, spec
 
 from wherry.shim.client import Launcher, Shim, ShimError, ShimGone, bury, find_exit
 
@@ -524,6 +524,25 @@ async def test_what_was_not_loaded_stays_out(yard):
             rootfs=None,
             log={"driver": "antigravity:x", "path": "/tmp/x"},
         )
+
+
+async def test_a_maker_that_is_killed_leaves_nothing(yard):
+    run = await yard.create(["sleep", "100"])
+    with open(f"/proc/{run.shim_pid}/task/{run.shim_pid}/children") as file:
+        (maker,) = file.read().split()
+    os.kill(int(maker), signal.SIGKILL)
+    with pytest.raises(ShimError, match="maker is gone"):
+        await run.shim.start()
+    assert not os.path.exists(f"/sys/fs/cgroup/memory{run.cgroup}")
+    assert (await run.shim.state())["exit"]["code"] == 128
+    await run.shim.release()
+
+
+async def test_a_log_that_is_refused_makes_no_container(yard):
+    with pytest.raises(ShimError, match="max-size"):
+        log = {"driver": JSON_FILE, "path": "/dev/null", "options": {"max-size": "0"}}
+        await yard.create(["true"], create={"log": log})
+    assert not os.path.exists(f"/sys/fs/cgroup/memory{yard.runs[-1].cgroup}")
 
 
 # Many

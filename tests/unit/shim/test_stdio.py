@@ -155,6 +155,23 @@ def test_output_reaches_log_and_every_client_that_asked():
     assert log.closed
 
 
+def test_a_log_driver_that_fails_does_not_stop_the_output():
+    class Broken(Log):
+        def write(self, stream, data, time_ns):
+            raise RuntimeError("out of order")
+
+    rig = Rig(log=Broken())
+    sock = rig.attach(mux=False)
+    os.write(rig.stdout, b"one")
+    rig.spin(0.05)
+    os.write(rig.stdout, b"two")
+    reader = collect(sock)
+    rig.end()
+    rig.run(lambda: rig.drained and rig.stdio.is_idle)
+    reader.join()
+    assert b"".join(reader.found) == b"onetwo"
+
+
 def test_without_log_and_client_output_is_dropped():
     rig = Rig()
     os.set_blocking(rig.stdout, False)

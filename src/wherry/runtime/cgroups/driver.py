@@ -12,6 +12,7 @@ from wherry.linux.files import filesystem_type
 from wherry.runtime.cgroups.tree import ROOT
 from wherry.runtime.cgroups.v1 import HierarchiesCgroup
 from wherry.runtime.cgroups.v2 import UnifiedCgroup
+from wherry.runtime.errors import invalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,9 +108,7 @@ def clean_path(path: str) -> str:
     """`/a/b` for `a//b/`; StartFailed for `..`, for an empty path and for the root."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\0" in path or "\n" in path:
-        raise ValueError(
-            f"invalid cgroup path {path!r}: want names separated by slashes, such as /wherry/web"
-        )
+        raise invalid(f"invalid cgroup path {path!r}: want names separated by slashes, such as /wherry/web")
     return "/" + "/".join(parts)
 
 

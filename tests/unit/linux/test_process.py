@@ -1,0 +1,56 @@
+"""clone3 from Python, signals, the working directory as the kernel says it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from wherry.linux import executable, process
+
+
+def test_clone_is_a_fork(tmp_path: object) -> None:
+    pid, pidfd = process.clone()
+    if pid == 0:
+        os._exit(7)
+    assert os.waitid(os.P_PIDFD, pidfd, os.WEXITED).si_status == 7  # type: ignore[union-attr]
+    os.close(pidfd)
+
+
+def test_clone_into_a_pid_namespace() -> None:
+    if os.geteuid():
+        pytest.skip("needs root")
+    pid, pidfd = process.clone(process.CLONE_NEWPID)
+    if pid == 0:
+        os._exit(os.getpid())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    os.close(pidfd)
+
+
+def test_clone_that_fails() -> None:
+    with pytest.raises(OSError, match="clone3"):
+        process.clone(
+            process.CLONE_NEWUSER | process.CLONE_NEWNS | 0x200
+        )  # CLONE_FS with a new mount namespace
+
+
+def test_the_working_directory() -> None:
+    assert process.working_directory() == os.getcwdb()
+
+
+def test_signals_are_reset() -> None:
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        process.reset_signals()
+        with open("/proc/self/status") as status:
+            fields = dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
+        clean = int(fields["SigIgn"], 16) == int(fields["SigBlk"], 16) == int(fields["SigCgt"], 16) == 0
+        os._exit(0 if clean else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_the_tests_run_unprotected() -> None:
+    assert not executable.is_protected()
