@@ -16,6 +16,7 @@ import ipaddress
 import logging
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from wherry.errors import Internal, InvalidParameter
 from wherry.network import connections
@@ -51,6 +52,8 @@ class Bridge:
         self._maker_links: Links | None = None  # the host's, for the maker's thread
         self._instance = secrets.token_hex(4)
         self._sides: dict[str, _Side] = {}
+        # A thread of its own: a container's end waits for it, and the others have long work.
+        self._forgetter = ThreadPoolExecutor(1, thread_name_prefix="connections")
         self._doomed: dict[int, float] = {}  # ports taken off their bridge, and when
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -94,7 +97,7 @@ class Bridge:
         port = self._links.find(interface_name(endpoint.id))
         if port is not None:
             self._detach(network, port)
-        return await self._maker.run(functools.partial(_forget, endpoint.address))
+        return await asyncio.get_running_loop().run_in_executor(self._forgetter, _forget, endpoint.address)
 
     async def reconcile(self, network: NetworkConfig, live: list[Endpoint]) -> None:
         names = {interface_name(endpoint.id) for endpoint in live}
@@ -122,6 +125,7 @@ class Bridge:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
         await asyncio.to_thread(_delete_all, set(self._doomed))
+        self._forgetter.shutdown()
         self._links.close()
         if self._maker_links is not None:
             self._maker_links.close()
