@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 _INSIDE = "eth0"
 _SWEEP_DELAY_S = 1.0
 _NAME_ATTEMPTS = 8
+_READY_ATTEMPTS = 100
 _TAKE_ATTEMPTS = POOL_SIZE + 2
 
 
@@ -214,6 +215,8 @@ class Bridge:
             sandbox.interface, sandbox.port_index = name, port
             sandbox.peer_index = sandbox.links.index_of(_INSIDE)
             sandbox.links.change(sandbox.peer_index, up=True)
+            _await_ready(sandbox.links, sandbox.peer_index)
+            _await_ready(host, port)
         except BaseException:
             sandbox.close()  # and with it the veth
             raise
@@ -259,6 +262,15 @@ def _bridge(network: NetworkConfig) -> str:
     if network.interface is None:
         raise Internal(f"network {network.name} has no bridge")
     return network.interface
+
+
+def _await_ready(links: Links, index: int) -> None:
+    """Wait for the kernel's own background work: until then packets are dropped, and the first is sent again
+    only a second later."""
+    for _ in range(_READY_ATTEMPTS):
+        if links.get(index).is_ready:
+            return
+        time.sleep(0.001)
 
 
 def _forget(address: str) -> bool:
