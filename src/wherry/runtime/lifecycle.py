@@ -255,7 +255,7 @@ def _make(
         _set_from_outside(plan, pid, ours)
         group.close_doors()
         if not first:
-            group.create(plan.resources)
+            group.create(plan.resources, member=pid)
             is_made = True
         channel.send_trees(ours, plan.open_trees(assemble))
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
