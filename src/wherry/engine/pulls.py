@@ -348,9 +348,9 @@ def pull_reference(from_image: str, tag: str) -> Reference:
 
 
 def credentials_from(auth: AuthConfig | None) -> Credentials | None:
-    if auth is None or not (auth.username or auth.identitytoken):
+    if auth is None:
         return None
-    return Credentials(auth.username, auth.password, auth.identitytoken)
+    return Credentials(auth.username, auth.password, auth.identitytoken, auth.registrytoken) or None
 
 
 def explain(exc: NotFound | Denied | Unauthorized, reference: Reference) -> WherryError:

@@ -74,7 +74,7 @@ class Client:
         self._certificates = certificates
         self._agent = agent
         self._session: aiohttp.ClientSession | None = None
-        self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[str, bool, int], ssl.SSLContext] = {}
         self._challenges: dict[str, Challenge] = {}
 
     async def close(self) -> None:
@@ -266,7 +266,7 @@ class Client:
             raise Unreachable(f'{method.title()} "{url}": {reason(exc)}') from exc
 
     async def _context(self, host: str, is_verified: bool) -> ssl.SSLContext:
-        key = (host, is_verified)
+        key = (host, is_verified, _changed_ns(os.path.join(self._certificates, host)))
         if key not in self._contexts:
             if len(self._contexts) >= MAX_CHALLENGES:
                 self._contexts.clear()
@@ -295,6 +295,14 @@ def tls_context(certificates: str, host: str, is_verified: bool) -> ssl.SSLConte
         except (OSError, ssl.SSLError) as exc:
             raise InvalidParameter(f"cannot use certificate {path}: {exc}") from exc
     return context
+
+
+def _changed_ns(path: str) -> int:
+    """When a directory's entries last changed; 0 where there is none."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except (OSError, ValueError):
+        return 0
 
 
 def proxy_for(url: str) -> str | None:

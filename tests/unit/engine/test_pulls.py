@@ -163,6 +163,7 @@ async def test_credentials_of_the_request_are_used(bench: Bench) -> None:
         with pytest.raises(Denied, match="incorrect username or password|unauthorized"):
             await bench.pull(f"{registry.address}/x", "1")
         await bench.pull(f"{registry.address}/x", "1", auth=AuthConfig(username="user", password="secret"))
+        await bench.pull(f"{registry.address}/x", "1", auth=AuthConfig(registrytoken="token-mine"))
     assert b"secret" not in on_disk(bench)
 
 
