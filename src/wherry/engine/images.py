@@ -100,6 +100,19 @@ class Images:
                 )
         return ResolvedImage(image.id, config, tuple(layer.chain_id for layer in image.layers))
 
+    @asynccontextmanager
+    async def held(self, name: str, *, platform: str | None = None) -> AsyncGenerator[ResolvedImage]:
+        """As `resolve`, and the image's layers stay on disk until the end, even if it is removed meanwhile.
+
+        For creating a container: between looking an image up and having a writable layer on top of it, nothing else
+        keeps its layers.
+        """
+        with self._store.lease() as lease:
+            image = await self.resolve(name, platform=platform)
+            await lease.hold(image.id, *image.chain_ids)
+            await self._store.images.get_by_id(image.id)  # gone while a removal was waited for: NotFound
+            yield image
+
     async def list(
         self,
         *,
