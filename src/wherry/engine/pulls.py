@@ -37,7 +37,7 @@ from wherry.oci.image import (
 from wherry.oci.platform import choose
 from wherry.oci.reference import Reference, parse_reference
 from wherry.registry.auth import Credentials
-from wherry.registry.client import Denied
+from wherry.registry.failures import Denied
 from wherry.registry.fetch import Manifest as Fetched
 from wherry.registry.fetch import Registry, Repository
 from wherry.store.blobs import Ingest

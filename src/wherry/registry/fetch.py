@@ -25,7 +25,8 @@ import msgspec
 from wherry.errors import Internal, InvalidParameter, NotFound, Unauthorized, WherryError
 from wherry.oci.digest import Digest, digest_of, parse_digest
 from wherry.registry.auth import Credentials
-from wherry.registry.client import Client, NotConnected, TryLater, Unreachable, read_body, reason
+from wherry.registry.client import Client
+from wherry.registry.failures import NotConnected, TryLater, Unreachable, read_body, reason
 from wherry.registry.resolve import HUB_DOMAIN, Endpoint
 
 MAX_MANIFEST = 4 << 20

@@ -19,7 +19,7 @@ from wherry.errors import Forbidden, InvalidParameter, NotFound, WherryError
 from wherry.model.images import AuthConfig
 from wherry.oci.digest import Digest
 from wherry.registry import fetch
-from wherry.registry.client import Denied
+from wherry.registry.failures import Denied
 
 LAYERS = [tar_of({"a": b"1" * 1000}), tar_of({"b": b"2" * 1000}), tar_of({"c": os.urandom(300_000)})]
 

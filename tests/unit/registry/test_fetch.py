@@ -16,7 +16,8 @@ from wherry.oci.digest import Digest
 from wherry.registry import client as client_module
 from wherry.registry import fetch
 from wherry.registry.auth import Credentials
-from wherry.registry.client import Client, Denied, NotConnected, TryLater, Unreachable
+from wherry.registry.client import Client
+from wherry.registry.failures import Denied, NotConnected, TryLater, Unreachable
 from wherry.registry.fetch import Registry, Repository
 from wherry.registry.resolve import Endpoints
 
