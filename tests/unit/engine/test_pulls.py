@@ -341,6 +341,19 @@ async def test_cut_download_goes_on_at_the_next_pull(bench: Bench) -> None:
         assert [headers.get("Range") for headers in registry.asked(layer)] == ["bytes=100000-"]
 
 
+async def test_blob_damaged_on_disk_is_fetched_again(bench: Bench) -> None:
+    async with FakeRegistry() as registry:
+        registry.add_image("x", "1", layers=LAYERS)
+        await bench.pull(f"{registry.address}/x", "1")
+        layer = json.loads(registry.manifests["x", "1"][0])["layers"][2]["digest"]
+        await bench.images.remove(f"{registry.address}/x:1")
+        with open(bench.store.blobs.path(Digest(layer)), "wb") as file:
+            file.write(b"rot")
+        messages = await bench.pull(f"{registry.address}/x", "1")
+        assert messages[-1]["status"].startswith("Status: Downloaded newer image")
+        assert len(registry.asked(layer)) == 2
+
+
 async def test_closing_the_iterator_drops_the_connection(bench: Bench) -> None:
     gone, begun = asyncio.Event(), asyncio.Event()
     async with FakeRegistry() as registry:
