@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wherry.cli.flags import BOOL, STRING, Command, Options
-from wherry.cli.session import Exit, Session, is_terminal
+from wherry.cli.session import Exit, Session, is_terminal, size_of
 from wherry.client.answers import mapping
 from wherry.client.api import ApiError, decode, segment
 from wherry.errors import WherryError
@@ -22,9 +22,9 @@ RESIZE_PAUSE_S = 0.01
 SIGNAL_WINDOW_CHANGED = 28
 
 
-def detach_keys_of(session: Session, options: Options) -> str:
-    """The keys asked for by `--detach-keys`, else by the user's configuration, else none."""
-    if options.text("detach-keys"):
+def detach_keys_of(session: Session, options: Options, *, tty: bool) -> str:
+    """The keys asked for by `--detach-keys`, else for a terminal by the user's configuration, else none."""
+    if options.text("detach-keys") or not tty:
         return options.text("detach-keys")
     from wherry.cli.config import load_config
 
@@ -44,12 +44,13 @@ def open_stream(
 ) -> Conversation:
     """Attach: send the request, take the connection over."""
     from wherry.cli.streams import Conversation
-    from wherry.cli.terminal import DEFAULT_DETACH_KEYS, DetachKeys, parse_detach_keys
 
     response = session.client.upgrade(path, query or (), value)
     sock, early = response.hijack()
     detach = None
     if tty and stdin:
+        from wherry.cli.terminal import DEFAULT_DETACH_KEYS, DetachKeys, parse_detach_keys
+
         try:
             sequence = parse_detach_keys(keys or DEFAULT_DETACH_KEYS)
         except ValueError:
@@ -67,7 +68,6 @@ class Front:
 
     def __init__(self, session: Session, *, path: str, tty: bool, raw: bool, sig_proxy: bool) -> None:
         from wherry.cli.streams import Signals, proxied_signals
-        from wherry.cli.terminal import RawMode
 
         self._session = session
         self._path = path  # /containers/ID or /exec/ID
@@ -76,7 +76,11 @@ class Front:
         self._size: tuple[int, int] | None = None
         numbers = proxied_signals() if sig_proxy else []
         self.signals = Signals([*numbers, *([SIGNAL_WINDOW_CHANGED] if tty else [])])
-        self._raw = RawMode(0) if raw else None
+        self._raw = None
+        if raw:
+            from wherry.cli.terminal import RawMode
+
+            self._raw = RawMode(0)
 
     def __enter__(self) -> Front:
         self.signals.__enter__()
@@ -91,10 +95,8 @@ class Front:
 
     def resize(self, tries: int = 1) -> None:
         """Tell the process how large the terminal is. It is no failure if it has ended meanwhile."""
-        from wherry.cli.terminal import size_of
-
-        size = size_of(1) or size_of(0)
-        if not self._tty or size is None or size == self._size:
+        size = (size_of(1) or size_of(0)) if self._tty else None
+        if size is None or size == self._size:
             return
         for _ in range(tries):
             try:
@@ -166,7 +168,7 @@ def _attach(session: Session, options: Options, arguments: list[str]) -> int:
     tty = bool(config.get("Tty"))
     stdin = bool(config.get("OpenStdin")) and not options.on("no-stdin")
     check_tty(stdin=stdin, tty=tty)
-    keys = detach_keys_of(session, options)
+    keys = detach_keys_of(session, options, tty=tty)
     query = [("stream", "1"), ("stdout", "1"), ("stderr", "1")]
     if stdin:
         query.insert(1, ("stdin", "1"))
@@ -192,7 +194,7 @@ def _start(session: Session, options: Options, arguments: list[str]) -> int:
     config = found["Config"]
     tty = bool(config.get("Tty"))
     stdin = options.on("interactive") and bool(config.get("OpenStdin"))
-    keys = detach_keys_of(session, options)
+    keys = detach_keys_of(session, options, tty=tty)
     query = [("stream", "1"), ("stdout", "1"), ("stderr", "1")]
     if stdin:
         query.insert(1, ("stdin", "1"))

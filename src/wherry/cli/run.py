@@ -14,7 +14,7 @@ from wherry.cli.create import attached, create_body
 from wherry.cli.flags import Command, Options
 from wherry.cli.reference import parse_reference
 from wherry.cli.run_flags import CREATE_ROWS, RUN_ROWS
-from wherry.cli.session import PROGRAM, Exit, Session, describe, os_error
+from wherry.cli.session import PROGRAM, Exit, Session, describe, os_error, size_of
 from wherry.client.answers import items
 from wherry.client.api import ApiError, escape
 from wherry.errors import InvalidParameter, WherryError
@@ -78,7 +78,7 @@ def create_container(session: Session, options: Options, arguments: list[str], *
             session, f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"'
         )
     try:
-        body = create_body(options, image, command, console=_console())
+        body = create_body(options, image, command, console=size_of(1))
     except (ValueError, OSError) as exc:
         raise _refuse(session, os_error(exc) if isinstance(exc, OSError) else str(exc)) from None
     if keep:
@@ -118,12 +118,6 @@ def create_container(session: Session, options: Options, arguments: list[str], *
 
 def _is_id(image: str) -> bool:
     return len(image) == 64 and set(image) <= set("0123456789abcdef")
-
-
-def _console() -> tuple[int, int] | None:
-    from wherry.cli.terminal import size_of
-
-    return size_of(1)
 
 
 def _create(session: Session, options: Options, body: dict[str, Any]) -> Any:
@@ -183,7 +177,7 @@ def _foreground(
     conversation = None
     keys = ""
     if stdin or stdout or stderr:
-        keys = detach_keys_of(session, options)
+        keys = detach_keys_of(session, options, tty=tty)
         query = [("stream", "1")]
         for name, wanted in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
             if wanted:
