@@ -149,29 +149,43 @@ def _run(session: Session, options: Options, arguments: list[str]) -> int:
     if options.on("rm") and options.text("restart") not in ("", "no"):
         raise _refuse(session, "conflicting options: cannot specify both --restart and --rm")
     check_tty(stdin=stdin and not detach, tty=tty)
-    trace = options.on("trace")
-    container_id = create_container(session, options, arguments, keep=trace)
+    streams = (stdin, stdout, stderr)
+    if options.on("trace") and not detach:
+        return _run_traced(session, options, arguments, streams)
+    container_id = create_container(session, options, arguments)
     path = f"/containers/{escape(container_id)}"
-    removes = options.on("rm") and not trace
-    if detach:
-        _start(session, path, None)
-        session.out(f"{container_id}\n")
-        return 0
-    code = _foreground(session, options, path, (stdin, stdout, stderr), removes=removes)
-    if trace:
+    if not detach:
+        return _foreground(session, options, path, streams, removes=options.on("rm"))[0]
+    _start(session, path, None)
+    session.out(f"{container_id}\n")
+    if options.on("trace"):
         from wherry.cli.trace import show_trace
 
-        try:
-            show_trace(session, path)
-        finally:
-            if options.on("rm"):
-                session.client.delete(path, (("v", "1"), ("force", "1")))
+        show_trace(session, path)
+    return 0
+
+
+def _run_traced(
+    session: Session, options: Options, arguments: list[str], streams: tuple[bool, bool, bool]
+) -> int:
+    """`run --trace` in the foreground. With `--rm` the container is removed by us, after it has been asked."""
+    from wherry.cli.trace import show_trace
+
+    path = f"/containers/{escape(create_container(session, options, arguments, keep=True))}"
+    goes_on = False
+    try:
+        code, goes_on = _foreground(session, options, path, streams, removes=False)
+        show_trace(session, path)
+    finally:
+        if options.on("rm") and not goes_on:
+            session.client.delete(path, (("v", "1"), ("force", "1")))
     return code
 
 
 def _foreground(
     session: Session, options: Options, path: str, streams: tuple[bool, bool, bool], *, removes: bool
-) -> int:
+) -> tuple[int, bool]:
+    """Attach, wait, start, carry the streams. The exit code, and whether the user left it running."""
     stdin, stdout, stderr = streams
     tty = options.on("tty")
     conversation = None
@@ -197,9 +211,9 @@ def _foreground(
         if conversation is not None:
             conversation.pump(signals=front.signals, on_signal=front.on_signal)
             if conversation.detached:
-                return 0
+                return 0, True
         try:
-            return wait_status(wait, front.signals, front.on_signal)
+            return wait_status(wait, front.signals, front.on_signal), False
         except InvalidParameter:
             raise
         except WherryError as exc:
