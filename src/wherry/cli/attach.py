@@ -220,7 +220,7 @@ def _start_all(session: Session, names: list[str]) -> int:
     for name in names:
         try:
             session.client.post(f"/containers/{segment(name)}/start")
-        except ApiError as exc:
+        except WherryError as exc:
             session.fail(exc)
             failed.append(name)
         else:
