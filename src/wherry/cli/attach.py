@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DETACHED = "read escape sequence"
 """What docker says, with exit code 1, when the detach keys end `attach`, `start` or `exec`; `run` ends with 0."""
 RESIZE_PAUSE_S = 0.01
+SIGNAL_HANG_UP = 1
+SIGNAL_TERMINATE = 15
 SIGNAL_WINDOW_CHANGED = 28
 
 
@@ -30,6 +32,17 @@ def detach_keys_of(session: Session, options: Options, *, tty: bool) -> str:
 
     keys = load_config(session.environ).get("detachKeys", "")
     return keys if isinstance(keys, str) else ""
+
+
+def attach_query(streams: tuple[bool, bool, bool], keys: str) -> list[tuple[str, str]]:
+    """The query of an attach to stdin, stdout and stderr."""
+    query = [("stream", "1")]
+    query += [
+        (name, "1") for name, wanted in zip(("stdin", "stdout", "stderr"), streams, strict=True) if wanted
+    ]
+    if keys:
+        query.append(("detachKeys", keys))
+    return query
 
 
 def open_stream(
@@ -74,7 +87,8 @@ class Front:
         self._tty = tty
         self._proxy = sig_proxy
         self._size: tuple[int, int] | None = None
-        numbers = proxied_signals() if sig_proxy else []
+        # A signal that ends us must not leave the terminal raw.
+        numbers = proxied_signals() if sig_proxy else [SIGNAL_HANG_UP, SIGNAL_TERMINATE] if raw else []
         self.signals = Signals([*numbers, *([SIGNAL_WINDOW_CHANGED] if tty else [])])
         self._raw = None
         if raw:
@@ -115,7 +129,9 @@ class Front:
 
         if number == SIGNAL_WINDOW_CHANGED:
             self.resize()
-        elif self._proxy:
+        elif not self._proxy:
+            raise Exit(128 + number)
+        else:
             try:
                 self._session.client.post(f"{self._path}/kill", (("signal", signal_name(number)),))
             except WherryError:
@@ -169,11 +185,7 @@ def _attach(session: Session, options: Options, arguments: list[str]) -> int:
     stdin = bool(config.get("OpenStdin")) and not options.on("no-stdin")
     check_tty(stdin=stdin, tty=tty)
     keys = detach_keys_of(session, options, tty=tty)
-    query = [("stream", "1"), ("stdout", "1"), ("stderr", "1")]
-    if stdin:
-        query.insert(1, ("stdin", "1"))
-    if keys:
-        query.append(("detachKeys", keys))
+    query = attach_query((stdin, True, True), keys)
     conversation = open_stream(session, f"{path}/attach", query=query, stdin=stdin, tty=tty, keys=keys)
     sig_proxy = options.on("sig-proxy") and not tty
     with Front(session, path=path, tty=tty, raw=tty and stdin, sig_proxy=sig_proxy) as front:
@@ -195,11 +207,7 @@ def _start(session: Session, options: Options, arguments: list[str]) -> int:
     tty = bool(config.get("Tty"))
     stdin = options.on("interactive") and bool(config.get("OpenStdin"))
     keys = detach_keys_of(session, options, tty=tty)
-    query = [("stream", "1"), ("stdout", "1"), ("stderr", "1")]
-    if stdin:
-        query.insert(1, ("stdin", "1"))
-    if keys:
-        query.append(("detachKeys", keys))
+    query = attach_query((stdin, True, True), keys)
     auto_remove = bool(found.get("HostConfig", {}).get("AutoRemove"))
     conversation = open_stream(session, f"{path}/attach", query=query, stdin=stdin, tty=tty, keys=keys)
     condition = "removed" if auto_remove else "next-exit"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from wherry.cli.attach import Front, check_tty, detach_keys_of, open_stream, wait_status
+from wherry.cli.attach import Front, attach_query, check_tty, detach_keys_of, open_stream, wait_status
 from wherry.cli.create import attached, create_body
 from wherry.cli.flags import Command, Options
 from wherry.cli.reference import parse_reference
@@ -192,12 +192,7 @@ def _foreground(
     keys = ""
     if stdin or stdout or stderr:
         keys = detach_keys_of(session, options, tty=tty)
-        query = [("stream", "1")]
-        for name, wanted in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
-            if wanted:
-                query.append((name, "1"))
-        if keys:
-            query.append(("detachKeys", keys))
+        query = attach_query(streams, keys)
         conversation = open_stream(session, f"{path}/attach", query=query, stdin=stdin, tty=tty, keys=keys)
     condition = "removed" if removes else "next-exit"
     try:
