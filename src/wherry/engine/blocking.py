@@ -96,6 +96,9 @@ class Engine:
     def images(self) -> list[ImageSummary]:
         return self._do(self._inner.images())
 
+    def remove_image(self, reference: str, *, force: bool = False) -> None:
+        self._do(self._inner.remove_image(reference, force=force))
+
     # Containers
 
     def run(

@@ -183,6 +183,10 @@ class AsyncEngine:
     async def images(self) -> list[ImageSummary]:
         return await self.services.images.list()
 
+    async def remove_image(self, reference: str, *, force: bool = False) -> None:
+        """Take a name from an image, and with the last name the image. Raises Conflict while a container has it."""
+        await self.services.images.remove(reference, force=force)
+
     # Containers
 
     async def run(
