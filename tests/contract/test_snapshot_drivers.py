@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from wherry.errors import Internal, InvalidParameter, NotFound, Unavailable
 from wherry.linux import mounts
 from wherry.oci.digest import ChainID, DiffID, chain_ids
+from wherry.runtime.rootfs import assemble
 from wherry.store.snapshots.driver import SnapshotDriver
 from wherry.store.snapshots.overlay2 import Overlay2
 from wherry.store.snapshots.vfs import Vfs
@@ -76,14 +77,7 @@ class View:
 
     def __init__(self, driver: SnapshotDriver, chains: list[ChainID], key: str = "c1") -> None:
         driver.prepare(key, chains)
-        rootfs = driver.rootfs(key)
-        if rootfs["type"] == "bind":
-            self.root = os.open(rootfs["source"], os.O_PATH)  # pyright: ignore[reportGeneralTypeIssues]
-        else:
-            options: list[tuple[str, str | None]] = [("lowerdir+", path) for path in rootfs["lower"]]
-            options += [("upperdir", rootfs["upper"]), ("workdir", rootfs["work"])]
-            options += [(key, value) for key, _, value in (text.partition("=") for text in rootfs["options"])]
-            self.root = mounts.new_filesystem("overlay", options)
+        self.root = assemble(dict(driver.rootfs(key)), {}, "")  # detached: nothing shows on the host
         self.path = f"/proc/self/fd/{self.root}"
 
     def __enter__(self) -> View:

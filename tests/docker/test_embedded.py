@@ -33,6 +33,9 @@ from wherry.errors import (
 from wherry.model.containers import HostConfig
 from wherry.model.images import AuthConfig
 
+if os.environ.get("WHERRY_TEST_HOST"):
+    pytest.skip("about wherry itself", allow_module_level=True)
+
 _numbers = itertools.count(1)
 
 
@@ -355,6 +358,7 @@ def test_daemon_is_refused_where_a_library_is(daemon: Wherry) -> None:
         assert daemon.process.wait(20) == 1
     assert f"in use by another engine (process {os.getpid()})" in daemon.log_tail()
     assert "Traceback" not in daemon.log_tail()
+    daemon.start()  # free again
 
 
 def test_other_data_root_with_the_same_exec_root_is_refused(daemon: Wherry) -> None:
@@ -486,6 +490,26 @@ async def test_default_bridges_differ_by_root() -> None:
     async with AsyncEngine.temporary() as one, AsyncEngine.temporary() as two:
         assert one.services.settings.bridge != two.services.settings.bridge
         assert len(one.services.settings.bridge) <= 15
+
+
+@pytest.mark.parametrize(("example", "last"), [("plain", "left: []"), ("in_asyncio", "exit code 0")])
+def test_examples_run(example: str, last: str) -> None:
+    """In namespaces of their own, with which everything ends: the first keeps its engine's root, as it says."""
+    script = f"""
+        set -e
+        mount -t tmpfs none /run; mount -t tmpfs none /var/tmp; ip link set lo up
+        exec {sys.executable} {ROOT}/examples/{example}.py
+        """
+    done = subprocess.run(
+        [*"unshare --mount --net --pid --fork --kill-child --mount-proc sh -c".split(), script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/src"},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == last
 
 
 def traces() -> set[str]:

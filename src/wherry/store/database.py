@@ -1,8 +1,9 @@
 """The one SQLite database, owned by one thread.
 
-All access goes through `run`: the function it is given runs in the owner thread inside one transaction, committed
-when it returns and rolled back when it raises. `durable=True` waits for the disk (`synchronous=FULL`), for what has
-been promised to a client; otherwise the commit survives the death of the process but not of the machine.
+All access goes through `run`: the function it is given runs in the owner thread inside one transaction,
+committed when it returns and rolled back when it raises. `durable=True` waits for the disk (`synchronous=FULL`),
+for what has been promised to a client; otherwise the commit survives the death of the process but not of the
+machine.
 
 Schema: numbered SQL files in `migrations/`, applied in order, remembered in `PRAGMA user_version`.
 """
@@ -34,11 +35,18 @@ class Database:
     async def open(cls, path: str) -> Database:
         """Open or make the database at `path` and bring its schema up to date."""
         owner = ThreadPoolExecutor(1, thread_name_prefix="database")
-        connection = await asyncio.get_running_loop().run_in_executor(owner, _connect, path)
+        try:
+            connection = await asyncio.get_running_loop().run_in_executor(owner, _connect, path)
+        except BaseException:
+            owner.shutdown(wait=False)
+            raise
         return cls(connection, owner)
 
     async def run(self, step: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
-        """`step`'s result, once everything it changed is committed. Reads pass `durable=False`: it costs nothing."""
+        """`step`'s result, once everything it changed is committed. Reads pass `durable=False`: it costs nothing.
+
+        Cancelled, it does not wait; the step, once begun, still runs to its end.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._owner, self._transact, step, durable)
 
     async def close(self) -> None:
@@ -52,21 +60,32 @@ class Database:
         try:
             with self._connection:
                 return step(self._connection)
-        except (
-            sqlite3.OperationalError
-        ) as exc:  # a full or broken disk; constraints are the steps' own business
+        except sqlite3.OperationalError as exc:
+            # A full or broken disk. What violates a constraint is the step's own business.
             raise Internal(f"database: {exc}") from exc
 
 
 def _connect(path: str) -> sqlite3.Connection:
     os.makedirs(os.path.dirname(path), mode=0o710, exist_ok=True)
+    os.close(
+        os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    )  # the log beside it gets the same mode
     connection = sqlite3.connect(path, check_same_thread=False)
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute("PRAGMA secure_delete=ON")  # a removed container's environment must not stay on disk
-    _migrate(connection, path)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(
+            "PRAGMA secure_delete=ON"
+        )  # a removed container's environment must not stay on disk
+        _migrate(connection, path)
+    except sqlite3.DatabaseError as exc:
+        connection.close()
+        raise Internal(f"cannot open the database {path}: {exc}") from exc
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
