@@ -62,7 +62,7 @@ async def server(engine: AsyncEngine) -> None:
         following = asyncio.create_task(follow())
         fetch = "until wget -qO- http://127.0.0.1/index.html; do sleep 0.05; done"
         print("page:", (await web.exec(["sh", "-c", fetch])).stdout.decode().strip())
-        await web.stop(timeout_s=1)
+        await web.stop(timeout_s=1)  # by SIGTERM, which httpd ignores as PID 1, and then by SIGKILL
         await following
         print("exit code", await web.wait())
 
