@@ -1,1 +1,1 @@
-"""Measurements: wherry beside dockerd, podman and bare runc. Start in __main__.py."""
+"""Measurements: wherry beside dockerd, podman and bare OCI runtimes. Start in __main__.py; docs/benchmarks.md explains."""

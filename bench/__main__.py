@@ -1,260 +1,172 @@
-"""`./dev bench [ROW ...] [-n N]`: measure wherry beside dockerd in one run, on this machine, with the same docker CLI.
+"""`./dev bench`: measure wherry beside dockerd, podman and bare OCI runtimes, in one run on this machine.
 
-Engines take turns within each row, so that whatever else the machine does falls on all of them. Rows: those of rows.py,
-and `memory`, `images`, `loop`. Results go to bench/results/: samples.json (raw), table.md, chart.svg.
+Results go to bench/results/ (samples.json, table.md, chart.svg, chart.png), those of a partial run to
+bench/results/partial/.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
+import time
+from collections.abc import Generator
 
-from tests.docker import rootfs
-from tests.docker.registry import Registry
+from bench import engines, images, memory, report, room
+from bench.engines import TARGET, Daemon, Engine, Missing
+from bench.rows import TIMINGS, Row
 
-from bench import engines, report
-from bench.engines import IMAGE, Daemon
-from bench.rows import LIMITS_MS, ROWS, timed
-
-OTHERS = ("memory", "images", "loop")
+OTHERS = ("memory", "growth", "images")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
-    parser.add_argument("rows", nargs="*", help=f"of {', '.join((*ROWS, *OTHERS))}; all without any")
-    parser.add_argument("-n", type=int, default=15, help="samples of each (default 15)")
-    options = parser.parse_args()
-    unknown = set(options.rows) - {*ROWS, *OTHERS}
+    options = parse(sys.argv[1:])
+    if not room.is_inside():
+        if os.geteuid() != 0:
+            print("bench needs root: it runs container engines", file=sys.stderr)
+            return 1
+        return room.run_inside(sys.argv[1:])
+    room.settle_in()
+    return run(options)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    names = [*(timing.name for timing in TIMINGS), *OTHERS]
+    parser = argparse.ArgumentParser(
+        prog="./dev bench", description=__doc__.partition("\n")[0] if __doc__ else ""
+    )
+    parser.add_argument(
+        "--only", action="append", choices=names, metavar="ROW", help=f"of {', '.join(names)}; repeat"
+    )
+    parser.add_argument(
+        "--engines", default=",".join(engines.MAKERS), help="of these, by comma (default: all)"
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="samples of each row (default 15)")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, 40 runs in the loop, no images")
+    parser.add_argument("--minutes", type=float, default=7.5, help="cut rows short after this (default 7.5)")
+    parser.add_argument("--output", help="folder for the results")
+    options = parser.parse_args(argv)
+    unknown = set(options.engines.split(",")) - set(engines.MAKERS)
     if unknown:
-        parser.error(f"unknown row {sorted(unknown)[0]!r}")
-    wanted = options.rows or [*ROWS, *OTHERS]
-    base = tempfile.mkdtemp(prefix="wherry-bench-", dir="/var/tmp")
-    daemons = [engines.wherry(base)]
-    if shutil.which("dockerd"):
-        daemons.append(engines.dockerd(base))
-    rows: list[report.Row] = []
-    try:
-        for daemon in daemons:
-            daemon.start()
-            daemon.import_busybox()
-            daemon.docker("run", "-d", "--name", "bench-target", IMAGE, "sleep", "100000").ok()
-        fresh = {d.name: [d.pss_kib() / 1024] for d in daemons}
-        rows += [measure(daemons, name, options.n) for name in ROWS if name in wanted]
-        if "run-none" in wanted:
-            beside(rows, base, options.n)
-        if "loop" in wanted:
-            rows += loop(daemons)
+        parser.error(f"unknown engine {sorted(unknown)[0]!r}: there are {', '.join(engines.MAKERS)}")
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: at least 1")
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Everything, inside the room."""
+    wanted: list[str] = options.only or [
+        name for name in (*(t.name for t in TIMINGS), *OTHERS) if not (options.quick and name == "images")
+    ]
+    rounds = 3 if options.quick else options.rounds
+    deadline = time.monotonic() + options.minutes * 60
+    facts, rows = machine(), list[Row]()
+
+    def done(*made: Row) -> None:
+        for row in made:
+            rows.append(row)
+            found = ", ".join(f"{name} {report.show(row.median(name) or 0)}" for name in row.samples)
+            say(f"{row.label}: {found} {row.unit}")
+
+    with started(needed(options.engines.split(","), wanted)) as running:
+        daemons = [engine for engine in running.values() if isinstance(engine, Daemon)]
         if "memory" in wanted:
-            rows += memory(daemons, fresh)
-    finally:
+            done(memory.rest_row("pss-idle", "PSS of engine and helpers, idle", memory.pss_at_rest(daemons)))
+        start_targets(running)
+        for timing in TIMINGS:
+            if timing.name in wanted and set(timing.on) & set(running):
+                count = min(rounds, 10) if timing.name == "twenty" else rounds
+                done(timing.measure(running, count, deadline))
         for daemon in daemons:
-            daemon.remove()
-        engines.remove_bridges()
-        shutil.rmtree(base, ignore_errors=True)
+            daemon.docker("rm", "-f", TARGET)
+        if "growth" in wanted:
+            done(*memory.growth(daemons, 40 if options.quick else 200))
+        if "memory" in wanted:
+            done(memory.rest_row("pss-used", "… after the rows above", memory.pss_at_rest(daemons)))
+            done(memory.per_container(daemons))
     if "images" in wanted:
-        rows += images(max(10, options.n // 2))
-    print(report.write(machine(), rows))
+        makers = {name: make for name, make in engines.DAEMONS.items() if name in options.engines.split(",")}
+        done(*images.rows(makers, min(rounds, 10), deadline))
+    facts["load average"] += f" at the start, {load_average()} at the end"
+    is_whole = (
+        not options.only and not options.quick and len(options.engines.split(",")) == len(engines.MAKERS)
+    )
+    folder = options.output or (report.RESULTS if is_whole else f"{report.RESULTS}/partial")
+    print(report.write(folder, facts, rows))
     return 0
 
 
-def measure(daemons: list[Daemon], name: str, count: int) -> report.Row:
-    action, label, target = ROWS[name]
-    count = 10 if name == "twenty" else count
-    samples: dict[str, list[float]] = {d.name: [] for d in daemons}
-    for number in range(count + 2):
-        for daemon in daemons if number % 2 else daemons[::-1]:
-            took = timed(lambda daemon=daemon: action(daemon))
-            if number >= 2:  # two rounds to warm up
-                samples[daemon.name].append(took)
-    say(label, samples)
-    return {
-        "name": name,
-        "label": label,
-        "unit": "ms",
-        "samples": samples,
-        "target": target,
-        "limit": LIMITS_MS.get(name),
-    }
+def needed(names: list[str], wanted: list[str]) -> list[str]:
+    """Those of the engines that a wanted row measures."""
+    used = {name for timing in TIMINGS if timing.name in wanted for name in timing.on}
+    if {"memory", "growth"} & set(wanted):
+        used |= set(engines.DAEMONS)
+    return [name for name in names if name in used]
 
 
-def beside(rows: list[report.Row], base: str, count: int) -> None:
-    """podman and bare runtimes, where they are installed: without a network, since podman's stays behind on the machine."""
-    row = next(row for row in rows if row["name"] == "run-none")
-    if shutil.which("podman"):
-        podman = engines.Podman(base)
-        try:
-            if podman.run("import", "-", IMAGE, input=rootfs.busybox_tar()).returncode == 0 and podman.runs():
-                row["samples"]["podman"] = [timed(podman.runs) for _ in range(count)]
-        finally:
-            podman.remove()
-    for command in ("runc", "crun"):
-        if shutil.which(command):
-            runtime = engines.Runc(base, command)
+@contextlib.contextmanager
+def started(names: list[str]) -> Generator[dict[str, Engine]]:
+    """The engines that this machine has, started; all removed afterwards."""
+    running: dict[str, Engine] = {}
+    with contextlib.ExitStack() as undo:
+        for name in names:
             try:
-                if runtime.run().returncode == 0:
-                    row["samples"][command] = [timed(runtime.run) for _ in range(count)]
-            finally:
-                runtime.remove()
+                engine = engines.MAKERS[name]()
+                undo.callback(engine.remove)
+                engine.start()
+            except Missing as exc:
+                say(f"{name} is left out: {exc}")
+                continue
+            running[name] = engine
+        yield running
 
 
-def memory(daemons: list[Daemon], fresh: dict[str, list[float]]) -> list[report.Row]:
-    """Daemon and helpers: fresh (with one container), after all the rows above, and what each container adds."""
-    after = {d.name: [d.pss_kib() / 1024] for d in daemons}
-    each: dict[str, list[float]] = {}
-    number = 20
-    for daemon in daemons:
-        before = daemon.pss_kib()
-        for n in range(number):
-            daemon.docker("run", "-d", "--name", f"bench-m{n}", IMAGE, "sleep", "100000").ok()
-        each[daemon.name] = [(daemon.pss_kib() - before) / 1024 / number]
-        daemon.docker("rm", "-f", *[f"bench-m{n}" for n in range(number)]).ok()
-    unit = {"unit": "MiB", "target": 0.0}
-    return [
-        {"name": "pss", "label": "PSS of daemon and helpers, fresh", "samples": fresh, "limit": 60.0, **unit},
-        {"name": "pss-after", "label": "… after the rows above", "samples": after, "limit": 60.0, **unit},
-        {
-            "name": "pss-each",
-            "label": "… added by a running container",
-            "samples": each,
-            "limit": 2.0,
-            **unit,
-        },
-    ]
+def start_targets(running: dict[str, Engine]) -> None:
+    """The container that exec is measured in."""
+    for engine in running.values():
+        if isinstance(engine, Daemon):
+            engine.docker("run", "-d", "--name", TARGET, engines.IMAGE, "sleep", "100000")
 
 
-def loop(daemons: list[Daemon], number: int = 200) -> list[report.Row]:
-    """What grows over many runs: descriptors, memory, cgroups, mounts, interfaces."""
-    rows = []
-    grown: dict[str, dict[str, list[float]]] = {}
-    for daemon in daemons:
-        before = counts(daemon)
-        for _ in range(number):
-            ROWS["run"][0](daemon)
-        after = counts(daemon)
-        grown[daemon.name] = {key: [after[key] - before[key]] for key in before}
-    for key in ("descriptors", "cgroups", "mounts", "interfaces", "PSS, MiB"):
-        samples = {name: found[key] for name, found in grown.items()}
-        rows.append(
-            {
-                "name": f"loop-{key}",
-                "label": f"growth over {number} runs: {key}",
-                "unit": "",
-                "samples": samples,
-            }
-        )
-    return rows
-
-
-def counts(daemon: Daemon) -> dict[str, float]:
-    # Once to fill what is kept ready for the next run, as at any other moment.
-    ROWS["run"][0](daemon)
-    with open("/proc/self/mounts") as file:
-        mounts = file.read().count("\n")
-    return {
-        "descriptors": daemon.descriptors(),
-        "cgroups": sum(1 for _ in os.walk("/sys/fs/cgroup")),
-        "mounts": mounts,
-        "interfaces": len(os.listdir("/sys/class/net")),
-        "PSS, MiB": daemon.pss_kib() / 1024,
-    }
-
-
-def images(count: int) -> list[report.Row]:
-    """Load and pull of a Debian image of some 300 MB, each time on a new filesystem with a new daemon."""
-    layers = debian_layers()
-    config = rootfs.image_config(layers)
-    folder = tempfile.mkdtemp(prefix="wherry-bench-", dir="/var/tmp")
-    with open(f"{folder}/image.tar", "wb") as file:
-        file.write(rootfs.docker_archive(config, layers, "bench/loaded:1"))
-    registry = Registry("wherry-bench")
-    other = rootfs.image_config(layers, Labels={"pulled": "yes"})
-    registry.put_image("bench/pulled", "1", layers, config=other)
-    size = f"{sum(map(len, layers)) / 1e6:.0f} MB"
-    samples: dict[str, dict[str, list[float]]] = {"load": {}, "pull": {}}
-    makers = [engines.wherry, *([engines.dockerd] if shutil.which("dockerd") else [])]
-    try:
-        for number in range(count):
-            for action in ("load", "pull"):
-                for make in makers if number % 2 else makers[::-1]:
-                    with engines.fresh_filesystem() as base:
-                        daemon = make(base)
-                        daemon.start()
-                        try:
-                            if action == "load":
-                                argv = ("load", "-q", "-i", f"{folder}/image.tar")
-                            else:
-                                argv = ("pull", "-q", f"{registry.address}/bench/pulled:1")
-                            took = timed(lambda d=daemon, a=argv: d.docker(*a, timeout_s=300).ok())
-                            samples[action].setdefault(daemon.name, []).append(took)
-                        finally:
-                            daemon.remove()
-                            engines.remove_bridges()
-    finally:
-        registry.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-    for action, found in samples.items():
-        say(action, found)
-    return [
-        {
-            "name": "load",
-            "label": f"docker load ({size})",
-            "unit": "ms",
-            "samples": samples["load"],
-            "target": 1.0,
-        },
-        {
-            "name": "pull",
-            "label": f"docker pull ({size})",
-            "unit": "ms",
-            "samples": samples["pull"],
-            "target": 1.0,
-        },
-    ]
-
-
-def debian_layers(size: int = 300_000_000) -> list[bytes]:
-    """Debian as one layer, and on top of it a copy of enough of its files to make `size` bytes of both."""
-    with open(rootfs.debian_tar(), "rb") as file:
-        below = file.read()
-    above = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(below)) as old, tarfile.open(fileobj=above, mode="w") as new:
-        for member in old:
-            if member.isreg() and above.tell() < size - len(below):
-                content = old.extractfile(member)
-                member.name = f"copy/{member.name.removeprefix('./')}"
-                new.addfile(member, content)
-    return [below, above.getvalue()]
-
-
-def say(label: str, samples: dict[str, list[float]]) -> None:
-    found = ", ".join(f"{name} {report.show(report.median(values))} ms" for name, values in samples.items())
-    print(f"{label}: {found}", file=sys.stderr, flush=True)
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, str]:
-    def first(*argv: str) -> str:
-        if shutil.which(argv[0]) is None:
-            return "not installed"
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        return (done.stdout or done.stderr).strip().splitlines()[0]
-
-    with open("/proc/loadavg") as file:
-        load = " ".join(file.read().split()[:3])
-    return {
-        "machine": f"{os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}",
-        "load average at the end": load,
-        "docker CLI": first("docker", "--version"),
-        "dockerd": first("dockerd", "--version"),
-        "podman": first("podman", "--version"),
-        "runc": first("runc", "--version"),
+    facts = {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{os.cpu_count()} × {processor()}, Linux {platform.release()}",
+        "load average": load_average(),
+        "wherry": f"{revision()}, Python {platform.python_version()}",
     }
+    for name in ("dockerd", "docker", "podman", "runc", "crun"):
+        if shutil.which(name):
+            facts["docker CLI" if name == "docker" else name] = first_line(name, "--version")
+    return facts
+
+
+def processor() -> str:
+    with open("/proc/cpuinfo") as file:
+        found = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    return found[0] if found else platform.machine()
+
+
+def revision() -> str:
+    return first_line("git", "-C", engines.ROOT, "log", "-1", "--format=%h of %cs") or "no git"
+
+
+def load_average() -> str:
+    return f"{os.getloadavg()[0]:.1f}"
+
+
+def first_line(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return (done.stdout or done.stderr).strip().partition("\n")[0]
 
 
 if __name__ == "__main__":

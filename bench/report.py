@@ -1,86 +1,131 @@
-"""Samples to a table and a chart."""
+"""Rows to a table, a chart and raw samples."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
+from bench.engines import MAKERS
+from bench.rows import Row
 
-Row = dict[str, Any]
-"""name, label, unit, samples by engine, target (ratio) or limit (a value of ours), better: "less"."""
+RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
+
+Facts = Mapping[str, str]
+"""What was measured where, by name."""
 
 
-def median(values: list[float]) -> float:
-    return statistics.median(values)
-
-
-def write(machine: dict[str, str], rows: list[Row]) -> str:
-    """Keep raw samples, table and chart under results/; the table as text."""
-    os.makedirs(FOLDER, exist_ok=True)
-    with open(f"{FOLDER}/samples.json", "w") as file:
-        json.dump({"machine": machine, "rows": rows}, file, indent=1)
+def write(folder: str, facts: Facts, rows: Sequence[Row]) -> str:
+    """Keep samples.json, table.md, chart.svg and chart.png in the folder; the table's text."""
+    os.makedirs(folder, exist_ok=True)
+    with open(f"{folder}/samples.json", "w") as file:
+        values = [dataclasses.asdict(row) for row in rows]
+        for value in values:
+            value["samples"] = {
+                name: [round(v, 3) for v in found] for name, found in value["samples"].items()
+            }
+        json.dump({**facts, "rows": values}, file, separators=(",", ":"))
         file.write("\n")
-    text = table(machine, rows)
-    with open(f"{FOLDER}/table.md", "w") as file:
+    text = table(facts, rows)
+    with open(f"{folder}/table.md", "w") as file:
         file.write(text)
-    chart(rows, f"{FOLDER}/chart.svg")
+    chart(folder, facts, rows)
     return text
 
 
-def table(machine: dict[str, str], rows: list[Row]) -> str:
-    others = sorted({name for row in rows for name in row["samples"]} - {"wherry", "dockerd"})
-    head = ["", "wherry", "dockerd", *others, "dockerd ÷ wherry", "to reach"]
-    lines = ["# wherry beside others", "", *(f"- {key}: {value}" for key, value in machine.items()), ""]
-    lines += ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+def table(facts: Facts, rows: Sequence[Row]) -> str:
+    found = {name for row in rows for name in row.samples}
+    engines = [name for name in MAKERS if name in found]
+    body = [["", *engines, "ratio", "goal", "met"]]
     for row in rows:
-        cells = [row["label"]]
-        for name in ("wherry", "dockerd", *others):
-            values = row["samples"].get(name)
-            cells.append(
-                f"{show(median(values))} {row['unit']} ({show(min(values))}–{show(max(values))})"
-                if values
-                else ""
-            )
-        ours, theirs = row["samples"].get("wherry"), row["samples"].get("dockerd")
-        cells.append(
-            f"**{median(theirs) / max(median(ours), 1e-9):.1f}**" if ours and theirs and median(ours) else ""
-        )
-        limit = f"≤ {row['limit']:g} {row['unit']}" if row.get("limit") else ""
-        cells.append(f"{row['target']:g}" if row.get("target") else limit)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(
-        [*lines, "", "Medians, with smallest and largest; engines took turns within each row.", ""]
+        cells = [_cell(row, name) for name in engines]
+        body.append([row.label, *cells, _ratio(row), _goal(row), _met(row)])
+    widths = [max(len(line[column]) for line in body) for column in range(len(body[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in body
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    head = [f"- {name}: {value}" for name, value in facts.items()]
+    note = (
+        "Medians, with smallest–largest and the number of samples; engines took turns within each row. Ratio: dockerd's\n"
+        "median (runc's for the runtime alone) divided by wherry's, so more is better for wherry."
     )
+    return "\n".join(["# wherry beside other engines", "", *head, "", *lines, "", note, ""])
+
+
+def _cell(row: Row, engine: str) -> str:
+    values = row.samples.get(engine)
+    if not values:
+        return ""
+    text = f"{show(statistics.median(values))} {row.unit}".rstrip()
+    return text if len(values) == 1 else f"{text} ({show(min(values))}–{show(max(values))}, {len(values)})"
+
+
+def _ratio(row: Row) -> str:
+    ratio = row.ratio()
+    return "" if ratio is None or not row.unit else f"{ratio:.1f}"
+
+
+def _goal(row: Row) -> str:
+    goal = row.goal
+    hoped = f" ({goal.hoped:g})" if goal.hoped else ""
+    if goal.limit is not None:
+        return f"≤ {goal.limit:g} {row.unit}".rstrip() + hoped
+    return f"≥ {goal.ratio:g}{hoped}" if goal.ratio else ""
+
+
+def _met(row: Row) -> str:
+    met = row.is_met()
+    return "" if met is None else "yes" if met else "NO"
 
 
 def show(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.1f}"
 
 
-def chart(rows: list[Row], path: str) -> None:
-    import matplotlib
+def chart(folder: str, facts: Facts, rows: Sequence[Row]) -> None:
+    """A bar for each row that has a ratio, with the goal as a line across it."""
+    from matplotlib import pyplot
 
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
+    plt: Any = pyplot  # whose types say little
+    plt.switch_backend("Agg")
+    plt.rcParams.update({"font.size": 9, "svg.hashsalt": "wherry", "svg.fonttype": "none"})
 
-    picked = [row for row in rows if row["samples"].get("wherry") and row["samples"].get("dockerd")]
-    picked = [row for row in picked if median(row["samples"]["wherry"]) > 0]
+    picked = [(row, ratio) for row in rows if row.unit and (ratio := row.ratio()) is not None]
     if not picked:
         return
-    figure, axes = plt.subplots(figsize=(9, 0.6 * len(picked) + 1.4))
-    for place, row in enumerate(reversed(picked)):
-        ours, theirs = median(row["samples"]["wherry"]), median(row["samples"]["dockerd"])
-        axes.barh(place, theirs / ours, color="#2a7de1")
-        text = f"{theirs / ours:.1f}×   ({show(ours)} against {show(theirs)} {row['unit']})"
-        axes.text(theirs / ours, place, f"  {text}", va="center", fontsize=8)
-        if row.get("target"):
-            axes.plot([row["target"]] * 2, [place - 0.4, place + 0.4], color="#d62728", linewidth=2)
-    axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set_yticks(range(len(picked)), [row["label"] for row in reversed(picked)], fontsize=8)
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.35)
-    axes.set_xlabel("dockerd ÷ wherry (more is better for wherry); red: to reach", fontsize=8)
+    figure, axes = plt.subplots(figsize=(10, 0.42 * len(picked) + 1.5))
+    widest = max(
+        max(ratio, row.goal.hoped, row.goal.ratio) for row, ratio in picked if row.goal.limit is None or ratio
+    )
+    for place, (row, ratio) in enumerate(reversed(picked)):
+        met = row.is_met()
+        axes.barh(
+            place, ratio, height=0.62, color="#c23b22" if met is False else "#2a6fbb" if met else "#8aa8c7"
+        )
+        ours, theirs = row.median(row.ours) or 0.0, row.median(row.reference) or 0.0
+        axes.text(
+            ratio, place, f"  {ratio:.1f}×  {show(ours)} / {show(theirs)} {row.unit}", va="center", fontsize=8
+        )
+        if row.goal.ratio:
+            axes.plot([row.goal.ratio] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.8)
+    axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(picked)), [row.label for row, _ in reversed(picked)])
+    axes.set_xlim(0, widest * 1.3)
+    axes.set_xlabel(
+        "dockerd divided by wherry (runc by wherry-runtime in the last): more is better for wherry"
+    )
+    axes.set_title(
+        f"wherry beside {facts.get('dockerd', 'dockerd')}: {facts.get('machine', '')}, {facts.get('date', '')}\n"
+        "blue: goal met, red: not met, pale: no goal; black line: goal, where it is a ratio",
+        fontsize=9, loc="left",
+    )  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(f"{folder}/chart.svg", metadata={"Date": None})
+    figure.savefig(f"{folder}/chart.png", dpi=120)
+    plt.close(figure)

@@ -313,6 +313,17 @@ class Terminal:
         head, _, self.text = self.text.partition(text)
         return head + text
 
+    def resize_until(self, rows: int, cols: int, text: bytes) -> None:
+        """Give the terminal another size until the program has seen it: a client that is just starting may miss one."""
+        for _ in range(40):
+            self.resize(rows, cols)
+            ready, _, _ = select.select([self.fd], [], [], 0.5)
+            if ready:
+                self.text += os.read(self.fd, 65536)
+            if text in self.text:
+                return
+        pytest.fail(f"no {text!r} after many changes of size: {self.text[-500:]!r}")
+
     def wait(self, timeout_s: float = 20.0) -> int:
         """The exit code, after reading all that is left."""
         deadline = time.monotonic() + timeout_s

@@ -63,9 +63,8 @@ def test_run_with_a_terminal(wherry: Engine, cli: Client, name: str) -> None:
     screen = cli.terminal("run", "-it", "--rm", "--name", name, "busybox", rows=33, cols=77)
     screen.send(b"while [ \"$(stty size)\" != '33 77' ]; do sleep 0.02; done; echo si''ze; tty\n")
     screen.until(b"size\r\n/dev/pts/0\r\n")
-    screen.resize(44, 88)
     screen.send(b"while [ \"$(stty size)\" != '44 88' ]; do sleep 0.02; done; echo ag''ain\n")
-    screen.until(b"again\r\n")
+    screen.resize_until(44, 88, b"again\r\n")
     screen.send(b"exit 6\n")
     assert screen.wait() == 6
 

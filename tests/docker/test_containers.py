@@ -191,6 +191,36 @@ def test_bind_of_a_single_file_and_propagation(engine: Engine, name: str, tmp_pa
     assert engine.docker("run", "--rm", "--mount", mount, "busybox", "cat", "/etc/one").ok().out == "1"
 
 
+@pytest.mark.parametrize(
+    ("mode", "seen"), [("rslave", True), ("rshared", True), ("rprivate", False), ("", False)]
+)
+def test_mounts_made_later_on_the_host_come_through_when_asked(
+    engine: Engine, name: str, tmp_path: object, mode: str, seen: bool
+) -> None:
+    shared = f"{tmp_path}/shared"
+    os.makedirs(f"{shared}/sub")
+    subprocess.run(["mount", "--bind", shared, shared], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", shared], check=True)
+        option = f"{shared}:/b" + (f":{mode}" if mode else "")
+        run(engine, name, "sleep", "300", options=("-v", option))
+        subprocess.run(["mount", "-t", "tmpfs", "none", f"{shared}/sub"], check=True)
+        mounts = engine.docker("exec", name, "cat", "/proc/mounts").ok().out
+        assert ("/b/sub" in mounts) is seen
+        subprocess.run(["umount", f"{shared}/sub"], check=True)
+    finally:
+        engine.docker("rm", "-f", name)
+        subprocess.run(["umount", "-R", shared], check=True)
+
+
+def test_a_bind_does_not_keep_the_hosts_mount_busy(engine: Engine, name: str, tmp_path: object) -> None:
+    """What is mounted on the host and was not given to the container can be unmounted while the container runs."""
+    os.makedirs(f"{tmp_path}/m")
+    subprocess.run(["mount", "-t", "tmpfs", "none", f"{tmp_path}/m"], check=True)
+    run(engine, name, "sleep", "300")
+    assert subprocess.run(["umount", f"{tmp_path}/m"], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("kind", ["pid", "ipc", "uts", "net", "cgroup"])
 def test_host_namespaces_are_joined_only_when_asked(engine: Engine, name: str, kind: str) -> None:
     option = {"net": "--network=host", "cgroup": "--cgroupns=host"}.get(kind, f"--{kind}=host")
@@ -469,6 +499,21 @@ def test_twenty_containers_at_once(engine: Engine, name: str) -> None:
     assert [(c.communicate(timeout=90)[0], c.returncode) for c in clients] == [
         (b"%d\n" % n, n) for n in range(20)
     ]
+
+
+def test_forty_running_containers(engine: Engine, name: str) -> None:
+    clients = [
+        engine.popen("run", "-d", "--name", f"{name}-{n}", "busybox", "sleep", "300") for n in range(40)
+    ]
+    for client in clients:
+        client.communicate(timeout=100)
+        assert client.returncode == 0
+    listed = engine.docker("ps", "--filter", f"name={name}", "--format", "{{.Names}}").ok().out.split()
+    assert sorted(listed) == sorted(f"{name}-{n}" for n in range(40))
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.MacAddress}}{{end}}"
+    places = engine.docker("inspect", "-f", form, *listed).ok().out.splitlines()
+    assert len({line.split()[0] for line in places}) == len({line.split()[1] for line in places}) == 40
+    engine.docker("rm", "-f", *listed).ok()
 
 
 def test_image_defaults_are_used_and_overridden(engine: Engine, name: str, clean: None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -113,6 +114,31 @@ def test_credentials_open_a_registry(
         engine.docker("run", "--rm", "--pull", "always", reference, "echo", "in", env=config).ok().line
         == "in"
     )
+
+
+@pytest.mark.parametrize("encode", ["url", "url-unpadded", "standard", "broken"])
+def test_the_auth_header_in_every_spelling(
+    engine: Engine, locked_registry: Registry, name: str, clean: None, base: bytes, encode: str
+) -> None:
+    locked_registry.put_image(name, "latest", [base, unique(name)], auth=USER)
+    user, _, password = USER.partition(":")
+    text = json.dumps(
+        {"username": user, "password": password, "serveraddress": locked_registry.address, "x": "?>~"}
+    )
+    header = {
+        "url": base64.urlsafe_b64encode(text.encode()).decode(),
+        "url-unpadded": base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
+        "standard": base64.b64encode(text.encode()).decode(),
+        "broken": "!!!",
+    }[encode]
+    query = {"fromImage": f"{locked_registry.address}/{name}", "tag": "latest"}
+    answer = engine.api("POST", "/images/create", headers={"X-Registry-Auth": header}, **query)
+    if encode == "broken":  # as if there were none
+        assert answer.status in (400, 401, 404, 500) and answer.message
+    elif encode == "standard" and answer.status != 200:
+        pytest.skip("dockerd reads the URL alphabet only")
+    else:
+        assert "error" not in answer.lines[-1], answer.body
 
 
 def test_bearer_tokens_are_fetched(

@@ -14,9 +14,8 @@ def test_a_terminal_is_there_and_has_the_clients_size(engine: Engine, name: str)
     screen.until(b"all-three\r\n")
     screen.send(b"while [ \"$(stty size)\" != '33 77' ]; do sleep 0.02; done; echo fi''rst\n")
     screen.until(b"first\r\n")
-    screen.resize(50, 120)
     screen.send(b"while [ \"$(stty size)\" != '50 120' ]; do sleep 0.02; done; echo sec''ond\n")
-    screen.until(b"second\r\n")
+    screen.resize_until(50, 120, b"second\r\n")
     screen.send(b"exit 6\n")
     assert screen.wait() == 6
 

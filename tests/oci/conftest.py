@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import MARK
 from wherry.runtime import example
+from wherry.runtime.cgroups import tree
 
 BUSYBOX = shutil.which("busybox") or "/bin/busybox"
 APPLETS = (
@@ -178,10 +179,9 @@ def make_bundle(tmp_path: Path, image: Path) -> Iterator[Callable[[], Bundle]]:
 @pytest.fixture(scope="session", autouse=True)
 def no_cgroup_left(subreaper: None) -> Iterator[None]:
     yield
-    for path in Path("/sys/fs/cgroup").glob(f"*/{MARK}"):
-        path.rmdir()
-    if (Path("/sys/fs/cgroup") / MARK).exists():
-        (Path("/sys/fs/cgroup") / MARK).rmdir()
+    top = Path("/sys/fs/cgroup")
+    for place in (top, *top.iterdir()):
+        tree.remove(str(place / MARK))  # podman leaves its own behind below it
 
 
 def reap_orphans() -> None:

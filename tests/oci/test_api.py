@@ -443,3 +443,11 @@ def test_forty_layers(make: Make, bundle: Bundle, tmp_path: Path) -> None:
         "work": str(tmp_path / "work"),
     }
     assert output(make, "sh", "-c", "ls / | grep -c ^file", rootfs=rootfs) == "40\n"
+
+
+def test_the_cgroup_of_another_container_is_refused_and_spared(make: Make, bundle: Bundle) -> None:
+    container = make("sleep", "1000")
+    container.start()
+    with pytest.raises(StartFailed, match="cgroup is in use"):
+        make("true", container_id=bundle.id + "-other")
+    assert container.pids() == [container.init.pid]

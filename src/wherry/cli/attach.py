@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DETACHED = "read escape sequence"
 """What docker says, with exit code 1, when the detach keys end `attach`, `start` or `exec`; `run` ends with 0."""
-RESIZE_TRIES = 10
+RESIZE_PAUSE_S = 0.01
 SIGNAL_WINDOW_CHANGED = 28
 
 
@@ -89,20 +89,20 @@ class Front:
             self._raw.__exit__(*exc)
         self.signals.__exit__(*exc)
 
-    def resize(self) -> None:
-        """Tell the process how large the terminal is."""
+    def resize(self, tries: int = 1) -> None:
+        """Tell the process how large the terminal is. It is no failure if it has ended meanwhile."""
         from wherry.cli.terminal import size_of
 
         size = size_of(1) or size_of(0)
         if not self._tty or size is None or size == self._size:
             return
-        for _ in range(RESIZE_TRIES):
+        for _ in range(tries):
             try:
                 self._session.client.post(f"{self._path}/resize", (("h", str(size[0])), ("w", str(size[1]))))
             except ApiError:
                 import time
 
-                time.sleep(0.01)  # the process may not have its terminal yet
+                time.sleep(RESIZE_PAUSE_S)
             else:
                 self._size = size
                 return

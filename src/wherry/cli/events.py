@@ -35,7 +35,9 @@ def _printer(format_text: str) -> Callable[[dict[str, Any]], str]:
     if not format_text:
         return event_line
     from wherry.cli.inspect import typed
-    from wherry.cli.template import Struct, Template, TemplateError, to_json
+    from wherry.cli.template.evaluate import Template
+    from wherry.cli.template.nodes import TemplateError
+    from wherry.cli.template.values import Struct, to_json
 
     if format_text == "json":
         return lambda event: to_json(typed(event)) + "\n"

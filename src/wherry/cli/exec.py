@@ -62,7 +62,7 @@ def _exec(session: Session, options: Options, arguments: list[str]) -> int:
         return 0
     conversation = open_stream(session, f"{path}/start", value=start, stdin=stdin, tty=tty, keys=keys)
     with Front(session, path=path, tty=tty, raw=tty and stdin, sig_proxy=False) as front:
-        front.resize()
+        front.resize(tries=3)  # an older engine answers before the process has its terminal
         conversation.pump(signals=front.signals, on_signal=front.on_signal)
     if conversation.detached:
         raise Exit(1, DETACHED)

@@ -63,7 +63,9 @@ def _show(session: Session, format_text: str, names: list[str], fetch: Callable[
 
 
 def _show_template(session: Session, format_text: str, found: list[str]) -> None:
-    from wherry.cli.template import Template, TemplateError, to_json
+    from wherry.cli.template.evaluate import Template
+    from wherry.cli.template.nodes import TemplateError
+    from wherry.cli.template.values import to_json
     from wherry.client.jsontext import loads
 
     if format_text == "json":
@@ -86,7 +88,7 @@ def _show_template(session: Session, format_text: str, found: list[str]) -> None
 
 def typed(value: Any, key: str = "", parent: str = "") -> Any:
     """JSON as the Go values it stands for, where templates can tell: structs and maps."""
-    from wherry.cli.template import MAPS, Struct
+    from wherry.cli.template.values import MAPS, Struct
 
     if isinstance(value, list):
         items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]

@@ -65,7 +65,9 @@ def show(
         lines += [[_cell(row.fields[column]()) for column in columns] for row in rows]
         session.out(tabulate(lines))
         return
-    from wherry.cli.template import Record, Template, TemplateError, to_json
+    from wherry.cli.template.evaluate import Template
+    from wherry.cli.template.nodes import TemplateError
+    from wherry.cli.template.values import Record, to_json
 
     if format_text == "json":
         for row in rows:
@@ -90,7 +92,7 @@ def show(
 
 
 def _HeaderRecord(headers: Mapping[str, str]) -> Any:
-    from wherry.cli.template import MISSING, Record
+    from wherry.cli.template.values import MISSING, Record
 
     class Headers(dict[str, "Callable[[], Any]"]):
         def __contains__(self, key: object) -> bool:

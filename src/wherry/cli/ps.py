@@ -55,7 +55,7 @@ def container_fields(found: dict[str, Any], now: float, *, trunc: bool) -> Field
         return ",".join(name for name in given if not trunc or "/" not in name)
 
     def command() -> str:
-        from wherry.cli.gofmt import quote
+        from wherry.cli.template.gofmt import quote
 
         text = str(found.get("Command", ""))
         return quote(shorten(text, 20) if trunc else text)

@@ -192,12 +192,16 @@ class Conversation:
             poll.register(signal_fd, select.POLLIN)
         stdin = self._stdin
         is_polled = False  # whether stdin is registered
+        flush: Callable[[], int] | None = getattr(
+            sock, "flush", None
+        )  # TLS has its own buffer before the socket
         events_wanted = select.POLLIN
         try:
             if self._early:
                 self._show(self._early)
             while True:
-                wanted = select.POLLIN | (select.POLLOUT if self._pending else 0)
+                unsent = flush() if flush is not None else 0
+                wanted = select.POLLIN | (select.POLLOUT if self._pending or unsent else 0)
                 if wanted != events_wanted:
                     poll.modify(connection, wanted)
                     events_wanted = wanted

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wherry.cli.template import Template
+    from wherry.cli.template.evaluate import Template
 
 API_VERSION = "1.51"
 """The newest version of the API whose answers we read."""
@@ -73,7 +73,9 @@ def _version(session: Session, options: Options, arguments: list[str]) -> int:
 
 def _version_format(format_text: str, client: dict[str, Any], server: dict[str, Any] | None) -> str:
     from wherry.cli.inspect import typed
-    from wherry.cli.template import Template, TemplateError, to_json
+    from wherry.cli.template.evaluate import Template
+    from wherry.cli.template.nodes import TemplateError
+    from wherry.cli.template.values import to_json
 
     both = {"Client": client, "Server": server}
     if format_text == "json":
@@ -89,7 +91,7 @@ def _version_format(format_text: str, client: dict[str, Any], server: dict[str, 
 
 def _render(template: Template, value: Any) -> str:
     """A template's text; if it fails, what came before is printed too, as docker does."""
-    from wherry.cli.template import TemplateError
+    from wherry.cli.template.nodes import TemplateError
 
     try:
         return template.render(value) + "\n"
@@ -184,7 +186,9 @@ def _info(session: Session, options: Options, arguments: list[str]) -> int:
 
 def _info_format(format_text: str, info: dict[str, Any], client: dict[str, Any], problem: str) -> str:
     from wherry.cli.inspect import typed
-    from wherry.cli.template import Template, TemplateError, to_json
+    from wherry.cli.template.evaluate import Template
+    from wherry.cli.template.nodes import TemplateError
+    from wherry.cli.template.values import to_json
 
     whole = {**info, "ClientInfo": client}
     if problem:

@@ -94,11 +94,14 @@ async def answer_wait(waiter: Waiter, sock: socket.socket) -> None:
         await asyncio.wait((waiter.answer, gone), return_when=asyncio.FIRST_COMPLETED)
         if waiter.answer.done():
             await _send_answer(sock, waiter.answer.result())
-    finally:
         loop.remove_reader(sock)
+        hang_up(sock)
+    finally:  # cancelled: the daemon stops, and the shim, which has a copy, or the next daemon answers
+        if sock.fileno() >= 0:
+            loop.remove_reader(sock)
         waiter.answer.cancel()
         waiter.socket = None
-        hang_up(sock)
+        sock.close()
 
 
 async def _send_answer(sock: socket.socket, answer: ContainerWaited) -> None:

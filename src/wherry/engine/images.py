@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import cast
 
@@ -23,6 +23,7 @@ from wherry.engine.progress import Message
 from wherry.engine.pulls import Emit, Pulls, credentials_from, short
 from wherry.engine.saves import save
 from wherry.errors import Conflict, InvalidParameter, NotFound
+from wherry.linux import memory
 from wherry.model.containers import NEVER, GraphDriverData, HealthConfig
 from wherry.model.images import (
     AuthConfig,
@@ -271,7 +272,7 @@ class Images:
         """
         wanted = parse_platform(platform) if platform else None
         messages = await self._pulls.pull(from_image, tag, platform=wanted, auth=auth)
-        async with aclosing(messages):
+        async with aclosing(messages), giving_memory_back():
             async for message in messages:
                 yield message
 
@@ -281,14 +282,14 @@ class Images:
         """Load every image of an archive (see archives.py), and say which."""
         wanted = [parse_platform(platform) for platform in platforms]
         messages = load(self._store, self._emit, chunks, is_quiet=quiet, platforms=wanted)
-        async with aclosing(messages):
+        async with aclosing(messages), giving_memory_back():
             async for message in messages:
                 yield message
 
     async def save(self, names: Sequence[str]) -> AsyncGenerator[bytes]:
         """An archive of images in pieces (see saves.py). The first step raises what is wrong with the names."""
         pieces = save(self._store, self._emit, names)
-        async with aclosing(pieces):
+        async with aclosing(pieces), giving_memory_back():
             async for piece in pieces:
                 yield piece
 
@@ -318,7 +319,7 @@ class Images:
                 platform=wanted,
                 total=download.total if download is not None else 0,
             )
-            async with aclosing(messages):
+            async with aclosing(messages), giving_memory_back():
                 async for said in messages:
                     yield said
         finally:
@@ -406,6 +407,15 @@ class Images:
             image.id: sum(sizes.get(one.chain_id, 0) for one in image.layers if users[one.chain_id] > 1)
             for image in images
         }
+
+
+@asynccontextmanager
+async def giving_memory_back() -> AsyncGenerator[None]:
+    """Buffers of a megabyte in several threads leave a heap full of holes: once it is done, trim it."""
+    try:
+        yield
+    finally:
+        memory.trim()
 
 
 def tag_reference(repo: str, tag: str) -> Reference:

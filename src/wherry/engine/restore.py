@@ -7,6 +7,7 @@ lives is connected again; each that ended meanwhile has its exit recorded; what 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import sqlite3
@@ -20,6 +21,8 @@ from wherry.engine.context import Context
 from wherry.engine.execs import Execs
 from wherry.engine.records import Container, ContainerRecord, ContainerState, Status, Waiter
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
+
+_log = logging.getLogger(__name__)
 
 STRANGER_TIMEOUT_S = 5
 LOST = 255
@@ -41,13 +44,18 @@ async def restore(context: Context, containers: Containers, execs: Execs) -> Non
         known[record.id] = container
     alive: set[str] = set()
     for container in known.values():
-        if await _reconnect(context, containers, execs, container):
+        try:
+            if await _reconnect(context, containers, execs, container):
+                alive.add(container.id)
+        except Exception:  # one container that cannot be restored must not keep the others from their engine
+            _log.exception("container %s could not be restored", container.id)
             alive.add(container.id)
     await _end_strangers(context, {*known, *hidden})
     await context.networks.reconcile(alive)
     await asyncio.to_thread(_sweep_files, context, {*known, *hidden})
     for container in known.values():
-        if container.id not in alive and container.record.host.auto_remove and container.state.started_ns:
+        ended = container.state.status == "exited" and container.id not in alive
+        if ended and container.record.host.auto_remove:
             await containers.lifecycle.remove_ended(container)
 
 

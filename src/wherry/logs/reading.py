@@ -104,6 +104,8 @@ class JsonFileReader:
         has_newest = self._open(self._path)
         wanted = self._tail
         chosen: list[tuple[str, int]] = []
+        if wanted < 0 and self._since_ns and has_newest and _seek_to_time(self._fd, self._since_ns):
+            return  # what is wanted begins within the newest file
         if wanted > 0 and has_newest:
             wanted -= _seek_to_tail(self._fd, wanted)
         for path in older:
@@ -172,14 +174,27 @@ def _parse_slowly(line: bytes) -> Entry | None:
 
 
 _days: dict[bytes, int] = {}
+_times: dict[bytes, int | None] = {}
+_REMEMBERED = 1000
+"""Lines that came in one read have one time: most are known."""
 
 
 def parse_time(text: bytes) -> int | None:
     """Nanoseconds since 1970 for RFC 3339 in UTC (`…Z`); None for anything else."""
+    try:
+        return _times[text]
+    except KeyError:
+        if len(_times) >= _REMEMBERED:
+            _times.clear()
+        time_ns = _times[text] = _parse_time(text)
+        return time_ns
+
+
+def _parse_time(text: bytes) -> int | None:
     day = _days.get(text[:10])
     try:
         if day is None:
-            if len(_days) > 1000:
+            if len(_days) >= _REMEMBERED:
                 _days.clear()
             day = _days[text[:10]] = _day_number(int(text[:4]), int(text[5:7]), int(text[8:10]))
         seconds = int(text[11:13]) * 3600 + int(text[14:16]) * 60 + int(text[17:19])
@@ -253,6 +268,31 @@ def _seek_to_tail(fd: int, count: int) -> int:
         found += newlines
     os.lseek(fd, 0, os.SEEK_SET)
     return found + 1
+
+
+def _seek_to_time(fd: int, since_ns: int) -> bool:
+    """Stand before the first entry that is not older than `since_ns`, give or take a block.
+
+    False, and at the beginning, if the first entry is wanted, so that older files may hold some too. Entries are
+    in the order of their times, as far as the clock was.
+    """
+    low, high = 0, os.fstat(fd).st_size
+    while high - low > _BLOCK:
+        middle = (low + high) // 2
+        line = os.pread(fd, _MAX_LINE, middle).partition(b"\n")[2].partition(b"\n")[0]
+        entry = parse(line)
+        if entry is None:
+            break  # not ours to understand: read it all from here
+        if entry.time_ns < since_ns:
+            low = middle
+        else:
+            high = middle
+    if low == 0:
+        first = parse(os.pread(fd, _MAX_LINE, 0).partition(b"\n")[0])
+        os.lseek(fd, 0, os.SEEK_SET)
+        return first is not None and first.time_ns < since_ns
+    os.lseek(fd, low + os.pread(fd, _MAX_LINE, low).find(b"\n") + 1, os.SEEK_SET)
+    return True
 
 
 def _seek_to_last_line(fd: int) -> bytes:

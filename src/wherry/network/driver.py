@@ -69,10 +69,10 @@ class NetworkDriver(Protocol):
         """Give `sandbox` its interface, address and routes on `network`."""
         ...
 
-    async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> None:
-        """Take the host's side back, at once as far as others on the network can tell.
+    async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> bool:
+        """Take the host's side back, at once as far as others on the network can tell. May be gone already.
 
-        May be gone already.
+        False where something of it lives on for a while, so that the address had better rest.
         """
         ...
 

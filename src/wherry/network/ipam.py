@@ -1,4 +1,4 @@
-"""Which addresses of a subnet are free. Like Docker: the lowest free one is next.
+"""Which addresses of a subnet are free. Like Docker: the lowest free one is next, save those that rest.
 
 The truth is the `endpoint` table, whose UNIQUE (network_id, address) makes a double allocation impossible;
 this is its image in memory, filled from it at start.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from wherry.errors import Forbidden, InvalidParameter
@@ -30,10 +31,9 @@ class Addresses:
         self._end = int(network.broadcast_address)  # not given out either
         self._gateway = int(ipaddress.IPv4Address(gateway))
         self._taken = {int(ipaddress.IPv4Address(address)) for address in taken}
-        self._freed: list[
-            int
-        ] = []  # a heap: free and below `_next`; may repeat and may hold what was taken again
+        self._freed: list[int] = []  # a heap: free and below `_next`; may hold what was taken again
         self._next = self._first
+        self._rested: deque[int] = deque()  # free, and given out only when nothing else is left
 
     def take(self) -> str:
         """The lowest free address, from now on taken."""
@@ -46,15 +46,21 @@ class Addresses:
             self._next += 1
             if candidate != self._gateway and candidate not in self._taken:
                 return self._mark(candidate)
+        while self._rested:
+            candidate = self._rested.popleft()
+            if candidate not in self._taken:
+                return self._mark(candidate)
         # Docker's text.
         raise Forbidden(f"no available IPv4 addresses on this network's address pools: {self._subnet}")
 
-    def release(self, address: str) -> None:
-        """`address` is free again. Nothing happens when it was not taken."""
+    def release(self, address: str, *, rest: bool = False) -> None:
+        """`address` is free again; to `rest` it is to come last. Nothing happens when it was not taken."""
         number = int(ipaddress.IPv4Address(address))
         if number in self._taken:
             self._taken.remove(number)
-            if self._first <= number < self._next:
+            if rest:
+                self._rested.append(number)
+            elif self._first <= number < self._next:
                 heapq.heappush(self._freed, number)
 
     def _mark(self, number: int) -> str:

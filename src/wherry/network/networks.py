@@ -137,7 +137,7 @@ class Networks:
             return
         network = self._networks[endpoint.network_id]
         try:
-            await asyncio.gather(
+            _, is_clean = await asyncio.gather(
                 self._database.run(lambda c: _delete(c, endpoint), durable=False),
                 self._driver(network).disconnect(network, endpoint),
             )
@@ -147,7 +147,7 @@ class Networks:
         if self._endpoints.get(container_id) is endpoint:
             del self._endpoints[container_id]
             if endpoint.address:
-                self._addresses[network.id].release(endpoint.address)
+                self._addresses[network.id].release(endpoint.address, rest=not is_clean)
 
     async def reconcile(self, live: Iterable[str]) -> None:
         """At a daemon's start: free the places of all but `live`, and remove interfaces left over."""

@@ -19,9 +19,12 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from wherry.errors import Unavailable
 from wherry.network.links import Links
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ class Maker:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
-    def run(self, step: Callable[[], Sandbox]) -> asyncio.Future[Sandbox]:
+    def run(self, step: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, step)
 
     def make(self, *, ipv6: bool = False) -> Sandbox:

@@ -171,8 +171,6 @@ def _make(call: Call, container_id: str) -> tuple[state.Record, Container]:
     terminal = values.flag(values.child(config, "process"), "terminal")
     console_socket = local.text("console-socket")
     _check_console(terminal, console_socket, detached=_is_detached(call))
-    filter_value = values.child(values.child(config, "linux"), "seccomp")
-    seccomp = compile_profile(filter_value) if filter_value else None
     cgroup = _cgroup_path(config, container_id, systemd=call.globals.flag("systemd-cgroup"))
     directory = state.claim(call.root, container_id)
     container: Container | None = None
@@ -185,12 +183,13 @@ def _make(call: Call, container_id: str) -> tuple[state.Record, Container]:
             rootfs=None,
             stdio=None,
             netns=None,
-            seccomp=seccomp,
+            seccomp=None,
             cgroup=cgroup,
             bundle=bundle,
             gate=gate,
             preserved=_preserved(local),
             pivot=not local.flag("no-pivot"),
+            keyring=not local.flag("no-new-keyring"),
         )
         gate.close()
         record = state.save(
@@ -404,6 +403,8 @@ def _exec_process(call: Call) -> int:
         raise invalid("cannot exec in a stopped container")
     if status == "paused" and not local.flag("ignore-paused"):
         raise invalid("cannot exec in a paused container (use --ignore-paused to override)")
+    if local.text("cgroup"):
+        raise Usage("exec --cgroup is not supported: the process joins the container's own cgroup")
     process = _process_object(call, record)
     console_socket = local.text("console-socket")
     detached = local.flag("detach")

@@ -130,8 +130,9 @@ class _First:
             socket.sethostname(plan.hostname)
         if plan.domainname:
             process.set_domain_name(plan.domainname)
-        self.step = "session keyring"
-        identity.join_keyring(plan.container_id, first=True)
+        if plan.keyring:
+            self.step = "session keyring"
+            identity.join_keyring(plan.container_id, first=True)
 
     def make_filesystems(self) -> None:
         """Make the new filesystems, detached, and fill /dev, while the maker assembles the root and the

@@ -15,6 +15,7 @@ from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.runtime.errors import INTERNAL, StartFailed, go_text
 from wherry.runtime.identity import Identity
 from wherry.runtime.plan import Plan
+from wherry.runtime.seccomp import compile_profile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Process:
 
 
 class Container:
-    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` (O_PATH) is the bare root
-    filesystem without the other mounts.
+    """A container made by `create`. `netns` and `rootfs` are descriptors, or -1; `rootfs` (O_PATH) is the
+    bare root filesystem without the other mounts.
     """
 
     __slots__ = ("_control", "cgroup", "id", "init", "namespaces", "netns", "rootfs", "seccomp")
@@ -109,13 +110,15 @@ class Container:
                     self.init.pidfd, self.namespaces, who, self.id, self.cgroup, theirs, stdio, preserved
                 )
             theirs.close()
+            console = -1
             try:
-                console = -1
                 if who.terminal:
                     console = channel.expect(ours, "console")[0]
                 await_execve(ours)
             except BaseException:
                 _kill_and_reap(pid, pidfd)
+                if console >= 0:
+                    os.close(console)
                 raise
             return Process(pid, pidfd, console)
         finally:
@@ -186,6 +189,7 @@ def create(
     gate: socket.socket | None = None,
     preserved: int = 0,
     pivot: bool = True,
+    keyring: bool = True,
 ) -> Container:
     """Make the container that `spec` (a parsed config.json) describes, up to OCI's "created".
 
@@ -194,8 +198,12 @@ def create(
     `cgroup` a path such as `/wherry/ID`. `gate`: a listening socket on which "start" comes, for a maker that
     does not stay. Raises StartFailed, and then nothing is left: no process, no cgroup, no descriptor.
     """
+    if seccomp is None:
+        profile = values.child(values.child(spec, "linux"), "seccomp")
+        seccomp = compile_profile(profile) if profile else None
     plan = Plan(spec, container_id=container_id, bundle=bundle, seccomp=seccomp)
     plan.pivot = pivot
+    plan.keyring = keyring
     plan.preserved = preserved
     group = cgroup_for(cgroup)
     try:
@@ -231,11 +239,13 @@ def _make(
     """
     pid = pidfd = -1
     received: list[int] = []
+    is_made = False
     ours, theirs = channel.pair()
     try:
         first = group.is_born_into or bool(plan.namespaces.all & process.CLONE_NEWUSER)
         if first:
             group.create(plan.resources)
+            is_made = True
             group.open_doors()
         pid, pidfd = _clone_first(plan, group)
         if pid == 0:
@@ -246,6 +256,7 @@ def _make(
         group.close_doors()
         if not first:
             group.create(plan.resources)
+            is_made = True
         channel.send_trees(ours, plan.open_trees(assemble))
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
             channel.expect(ours, "namespaces")
@@ -267,8 +278,9 @@ def _make(
         group.close_doors()
         if pid > 0:
             _kill_and_reap(pid, pidfd)
-        group.kill()
-        group.remove()
+        if is_made:
+            group.kill()
+            group.remove()
         raise
     control = ours
     if gate is not None:

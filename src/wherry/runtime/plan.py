@@ -33,6 +33,7 @@ class Plan:
         "hooks",
         "hostname",
         "identity",
+        "keyring",
         "masked",
         "mounts",
         "namespaces",
@@ -85,6 +86,7 @@ class Plan:
         self.namespaces = Namespaces(0, {})
         self.root = -1
         self.pivot = True
+        self.keyring = True
         self.preserved = 0
         self.descriptors: list[int] = []
 

@@ -11,7 +11,7 @@ from wherry.cli.images import image_names
 from wherry.cli.inspect import typed
 from wherry.cli.listing import shorten
 from wherry.cli.ps import container_fields, show_ports
-from wherry.cli.template import Template
+from wherry.cli.template.evaluate import Template
 from wherry.cli.trace import trace_lines
 
 

@@ -61,6 +61,15 @@ def test_since_and_until_include_their_ends(path):
     assert reader.done
 
 
+@pytest.mark.parametrize("since", [0, 1, 2, 1000, 15000, 29998, 29999, 30000])
+def test_since_is_found_in_large_files(path, since):
+    writer = writer_of(path, max_size="1500k", max_file="9")
+    for n in range(30000):
+        put(writer, b"n%d\n" % n, at=n * S)
+    assert os.path.exists(f"{path}.1")
+    assert lines_of(JsonFileReader(path, since_ns=since * S)) == numbered(since, 30000)
+
+
 def test_following_gives_each_entry_once(path):
     writer = writer_of(path)
     put(writer, *numbered(0, 3))

@@ -18,6 +18,18 @@ def test_the_lowest_free_address_is_next() -> None:
     assert [addresses.take(), addresses.take()] == ["172.31.240.2", "172.31.240.5"]
 
 
+def test_an_address_that_rests_comes_last() -> None:
+    addresses = Addresses("10.0.0.0/29", "10.0.0.1", ["10.0.0.5"])
+    assert [addresses.take(), addresses.take()] == ["10.0.0.2", "10.0.0.3"]
+    addresses.release("10.0.0.2", rest=True)
+    addresses.release(
+        "10.0.0.5", rest=True
+    )  # above what was given out so far: its turn comes with the others
+    assert [addresses.take() for _ in range(4)] == ["10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"]
+    with pytest.raises(Forbidden):
+        addresses.take()
+
+
 def test_a_gateway_in_the_middle_is_never_given_out() -> None:
     addresses = Addresses("10.0.0.0/29", "10.0.0.3")
     assert [addresses.take() for _ in range(5)] == [f"10.0.0.{n}" for n in (1, 2, 4, 5, 6)]
@@ -47,6 +59,25 @@ def test_addresses_behave_like_a_sorted_set(taken: set[int], steps: list[str | i
         elif isinstance(step, int):
             addresses.release(f"10.0.0.{step}")
             used.discard(step)
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(["take", "release", "rest"]), st.integers(1, 6)), max_size=80)
+)
+def test_no_address_is_given_out_twice_and_none_is_lost(steps: list[tuple[str, int]]) -> None:
+    addresses = Addresses("10.0.0.0/29", "10.0.0.1")
+    used: set[str] = set()
+    for step, number in steps:
+        if step != "take":
+            addresses.release(f"10.0.0.{number}", rest=step == "rest")
+            used.discard(f"10.0.0.{number}")
+        elif len(used) < 5:
+            taken = addresses.take()
+            assert taken not in used
+            used.add(taken)
+        else:
+            with pytest.raises(Forbidden):
+                addresses.take()
 
 
 def test_the_mac_is_dockers() -> None:

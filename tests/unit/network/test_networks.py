@@ -17,6 +17,7 @@ import pytest
 
 from tests.unit.network.conftest import SETTINGS, eventually, inside, run, set_rules
 from wherry.errors import Forbidden, InvalidParameter, NotFound
+from wherry.network import connections
 from wherry.network.links import Link, Links
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.store.database import Database
@@ -59,6 +60,22 @@ def all_links() -> list[Link]:
 
 def link_names() -> list[str]:
     return [link.name for link in all_links()]
+
+
+@pytest.fixture
+def forgetting_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every kernel could forget connections, so that addresses come back at once."""
+    forget = connections.forget
+    monkeypatch.setattr(connections, "forget", lambda address: forget(address) or True)
+
+
+async def test_an_address_whose_connections_live_on_rests(
+    networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "forget", lambda address: False)
+    await networks.acquire("bridge", "container1")
+    await networks.release("container1")
+    assert (await networks.acquire("bridge", "container1")).endpoint.address == "172.30.9.3"
 
 
 async def test_the_three_default_networks_are_there_and_keep_their_ids(
@@ -109,6 +126,7 @@ async def test_host_and_none_have_no_address(networks: Networks) -> None:
     )
 
 
+@pytest.mark.usefixtures("forgetting_kernel")
 async def test_a_released_address_is_free_and_its_port_off_the_bridge(
     networks: Networks, database: Database
 ) -> None:
@@ -124,6 +142,7 @@ async def test_a_released_address_is_free_and_its_port_off_the_bridge(
     assert (await networks.acquire("bridge", "container3")).endpoint.address == "172.30.9.2"
 
 
+@pytest.mark.usefixtures("forgetting_kernel")
 async def test_a_second_start_of_a_container_takes_the_place_of_the_first(
     networks: Networks, database: Database
 ) -> None:
@@ -176,6 +195,7 @@ async def test_a_full_network_refuses_and_keeps_nothing(host: None, database: Da
     await networks.close()
 
 
+@pytest.mark.usefixtures("forgetting_kernel")
 async def test_a_cancelled_acquire_keeps_nothing(networks: Networks, database: Database) -> None:
     for turns in range(12):
         task = asyncio.create_task(networks.acquire("bridge", "container1"))
@@ -295,6 +315,7 @@ async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
     await eventually(lambda: link_names() == ["lo"])
 
 
+@pytest.mark.usefixtures("forgetting_kernel")
 async def test_a_database_that_fails_does_not_keep_a_container_from_ending(
     networks: Networks, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,6 +18,7 @@ import secrets
 import time
 
 from wherry.errors import Internal, InvalidParameter
+from wherry.network import connections
 from wherry.network.defaults import OUR_BRIDGES
 from wherry.network.driver import Endpoint, NetworkConfig
 from wherry.network.links import Link, Links
@@ -89,19 +90,11 @@ class Bridge:
             inside.add_default_route(index, endpoint.gateway)
         self._links.change(sandbox.port_index, alias=f"{_port_alias(network)} {endpoint.container_id[:12]}")
 
-    async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> None:
-        link = self._links.find(interface_name(endpoint.id))
-        if link is None:
-            return
-        try:
-            self._links.change(link.index, master=0)
-        except OSError as exc:
-            if exc.errno == errno.ENODEV:
-                return
-            _log.warning("cannot take %s off bridge %s: %s", link.name, network.interface, exc)
-        self._doomed[link.index] = time.monotonic()
-        if self._sweeping is None or self._sweeping.done():
-            self._sweeping = asyncio.create_task(self._sweep())
+    async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> bool:
+        port = self._links.find(interface_name(endpoint.id))
+        if port is not None:
+            self._detach(network, port)
+        return await self._maker.run(functools.partial(_forget, endpoint.address))
 
     async def reconcile(self, network: NetworkConfig, live: list[Endpoint]) -> None:
         names = {interface_name(endpoint.id) for endpoint in live}
@@ -140,6 +133,18 @@ class Bridge:
             sandbox.close()
             raise OSError(errno.ENODEV, f"{sandbox.interface} is no longer on its bridge")
         return sandbox
+
+    def _detach(self, network: NetworkConfig, port: Link) -> None:
+        """Take a port off the bridge, and see that it is gone some time later."""
+        try:
+            self._links.change(port.index, master=0)
+        except OSError as exc:
+            if exc.errno == errno.ENODEV:
+                return
+            _log.warning("cannot take %s off bridge %s: %s", port.name, network.interface, exc)
+        self._doomed[port.index] = time.monotonic()
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.create_task(self._sweep())
 
     def _put_right(self, network: NetworkConfig) -> int:
         """Make the bridge where it is missing, and see to its address; the index it has."""
@@ -250,6 +255,14 @@ def _bridge(network: NetworkConfig) -> str:
     if network.interface is None:
         raise Internal(f"network {network.name} has no bridge")
     return network.interface
+
+
+def _forget(address: str) -> bool:
+    try:
+        return connections.forget(address)
+    except OSError as exc:
+        _log.warning("%s", exc)
+        return False
 
 
 def _delete_all(indexes: set[int]) -> None:

@@ -25,8 +25,8 @@ class Host:
     async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
         pass
 
-    async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> None:
-        pass
+    async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> bool:
+        return True
 
     async def reconcile(self, network: NetworkConfig, live: list[Endpoint]) -> None:
         pass

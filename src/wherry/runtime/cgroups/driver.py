@@ -33,7 +33,10 @@ class Cgroup(Protocol):
     """Descriptor of the directory that clone3(2) can put a child in, or -1: then the child calls `join`."""
 
     def create(self, resources: dict[str, Any]) -> None:
-        """Make the cgroup, limited by `resources` (config.json linux.resources)."""
+        """Make the cgroup, limited by `resources` (config.json linux.resources), or raise and leave nothing.
+
+        One that has processes in it is refused: they are somebody else's.
+        """
         raise NotImplementedError
 
     def open(self) -> None:

@@ -37,19 +37,26 @@ class HierarchiesCgroup:
         self._places = {controller: mount + path for controller, mount in mounted_hierarchies().items()}
 
     def create(self, resources: dict[str, Any]) -> None:
-        places = self._places
-        required = set(_REQUIRED)
-        for controller in list(places):
+        # What was left by an earlier container of the same name: its processes must not be taken over.
+        if tree.pids(self._places["freezer"]):
+            raise OSError(errno.EBUSY, "cgroup is in use", self._places["freezer"])
+        try:
+            self._make_places()
+            self._limit_devices(resources)
+            self.update(resources)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _make_places(self) -> None:
+        for controller, place in list(self._places.items()):
             try:
-                tree.make(places[controller])
-                if controller == "cpuset":
-                    _inherit_cpuset(places[controller])
+                if tree.make(place) and controller == "cpuset":
+                    _inherit_cpuset(place)
             except OSError as exc:
-                if controller in required or exc.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                if controller in _REQUIRED or exc.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                     raise
-                del places[controller]  # not ours to write: the container stays where its parent is
-        self._limit_devices(resources)
-        self.update(resources)
+                del self._places[controller]  # not ours to write: the container stays where its parent is
 
     def open_doors(self) -> None:
         self._doors = self._open_tasks()
@@ -69,7 +76,8 @@ class HierarchiesCgroup:
             self.close_doors()
 
     def _open_tasks(self) -> list[int]:
-        return [os.open(place + "/tasks", os.O_WRONLY | os.O_CLOEXEC) for place in self._places.values()]
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        return [os.open(place + "/tasks", flags) for place in dict.fromkeys(self._places.values())]
 
     def update(self, resources: dict[str, Any]) -> None:
         for controller, name, value in settings(resources, self._current_limits(resources)):
@@ -146,7 +154,7 @@ class HierarchiesCgroup:
 
     def remove(self) -> None:
         failure: OSError | None = None
-        for place in self._places.values():
+        for place in dict.fromkeys(self._places.values()):
             try:
                 tree.remove(place)
             except OSError as exc:

@@ -36,13 +36,17 @@ class UnifiedCgroup:
         self._place = ROOT + path
 
     def create(self, resources: dict[str, Any]) -> None:
-        # One that was left by an earlier container of the same name: its processes must not be taken over.
+        # What was left by an earlier container of the same name: its processes must not be taken over.
         if not tree.make(self._place) and tree.pids(self._place):
             raise OSError(errno.EBUSY, "cgroup is in use", self._place)
-        _delegate_down_to(self.path)
-        self.update(resources)
-        self.open()
-        bpf.attach_device_filter(self.birthplace, program(values.children(resources, "devices")))
+        try:
+            _delegate_down_to(self.path)
+            self.update(resources)
+            self.open()
+            bpf.attach_device_filter(self.birthplace, program(values.children(resources, "devices")))
+        except BaseException:
+            self.remove()
+            raise
 
     def open_doors(self) -> None:
         pass  # a child is born inside

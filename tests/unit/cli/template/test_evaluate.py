@@ -1,4 +1,4 @@
-"""Go templates: what is written here was checked against docker's own, see tests/docker/test_cli.py."""
+"""Go templates: what is written here was checked against docker's own, see tests/docker/test_cli_beside_docker.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry.cli.template import Record, Struct, Template, TemplateError
+from wherry.cli.template.evaluate import Template
+from wherry.cli.template.nodes import TemplateError
+from wherry.cli.template.values import Record, Struct
 
 DATA: dict[str, Any] = {
     "S": "web",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wherry.cli.template.values import Missing, Record, Struct, nil_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -11,8 +13,6 @@ MAX_WIDTH = 100_000
 
 def type_name(value: Any) -> str:
     """The Go type an error message would name."""
-    from wherry.cli.template import Missing, Record, Struct
-
     if isinstance(value, (Record, Struct)):
         return value.type_name
     if value is None or isinstance(value, Missing):
@@ -38,8 +38,6 @@ def sort_key(key: Any) -> tuple[int, Any]:
 
 def display(value: Any) -> str:
     """How `{{value}}` and %v print."""
-    from wherry.cli.template import Missing, Record, Struct, nil_of
-
     if isinstance(value, str):
         return value
     if value is None:

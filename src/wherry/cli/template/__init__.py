@@ -1,0 +1,1 @@
+"""Go's text/template, as much of it as `--format` needs. Start at `evaluate.Template`."""

@@ -1,0 +1,65 @@
+"""Make the host forget the connections of an address, so that its next owner does not inherit them.
+
+Connection tracking keeps a UDP exchange for minutes and a TCP connection for days after its container is
+gone. What still arrives for it would be taken for an answer and handed to whoever has the address by then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+_NETLINK_NETFILTER = 12
+_CT_DELETE = 0x0102  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
+_REQUEST, _ACK = 0x1, 0x4
+_NESTED = 0x8000
+_TUPLE_ORIG, _TUPLE_REPLY, _FILTER = 1, 2, 25  # CTA_…
+_TUPLE_IP, _IP_SOURCE = 1, 1
+_FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
+_SOURCE_FLAG = 1  # CTA_FILTER_FLAG(CTA_IP_SRC)
+
+
+def forget(address: str) -> bool:
+    """Drop every tracked connection from and to `address`, and say whether that could be done.
+
+    Takes some 0.3 ms, more with many connections. OSError when the kernel refuses.
+    Linux before 6.9 or so can only do it by reading the whole table, at 10 ms and more for each container:
+    there, it is left undone. Such a kernel answers EINVAL, since to it the message names one connection and
+    leaves out most of it.
+    """
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+    ) as channel:
+        channel.bind((0, 0))
+        for tuple_kind in (_TUPLE_ORIG, _TUPLE_REPLY):
+            channel.send(_message(tuple_kind, socket.inet_aton(address)))
+            code = -struct.unpack_from("=i", channel.recv(1 << 16), 16)[0]
+            if code == errno.EINVAL:
+                return False
+            if code not in (0, errno.ENOENT):
+                raise OSError(code, f"forget connections of {address}: {os.strerror(code)}")
+    return True
+
+
+def _message(tuple_kind: int, source: bytes) -> bytes:
+    flags = [_SOURCE_FLAG if kind == tuple_kind else 0 for kind in (_TUPLE_ORIG, _TUPLE_REPLY)]
+    body = (
+        struct.pack("=BBH", socket.AF_INET, 0, 0)
+        + _nest(tuple_kind, _nest(_TUPLE_IP, _attribute(_IP_SOURCE, source)))
+        + _nest(
+            _FILTER,
+            _attribute(_FILTER_ORIG_FLAGS, struct.pack("=I", flags[0]))
+            + _attribute(_FILTER_REPLY_FLAGS, struct.pack("=I", flags[1])),
+        )
+    )
+    return struct.pack("=IHHII", 16 + len(body), _CT_DELETE, _REQUEST | _ACK, 1, 0) + body
+
+
+def _nest(kind: int, data: bytes) -> bytes:
+    return _attribute(kind | _NESTED, data)
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
