@@ -284,6 +284,24 @@ def test_names_are_followed_through_the_layers_own_symlinks(driver: SnapshotDriv
     assert out.getvalue() == layer[0]
 
 
+def test_what_lies_in_a_set_gid_directory_has_the_owner_the_archive_says(driver: SnapshotDriver) -> None:
+    chains = commit(
+        driver,
+        tar_of(
+            folder("g", mode=0o2775, gid=7),
+            (entry("g/file"), b"1"),
+            folder("g/dir"),
+            (entry("g/implied/file"), b""),
+            entry("g/soft", tarfile.SYMTYPE, linkname="x"),
+            entry("g/fifo", tarfile.FIFOTYPE),
+        ),
+    )
+    with View(driver, chains) as view:
+        tree = view.tree()
+    assert {name: row[2] for name, row in tree.items() if row[2]} == {"g": 7}
+    assert tree["g/dir"][0] == tree["g/implied"][0] == "0o40755"
+
+
 def test_xattrs_are_kept_but_not_those_that_speak_to_overlayfs(driver: SnapshotDriver) -> None:
     capability = b"\x01\x00\x00\x02\x00\x04\x00\x00" + bytes(12)
     info = entry("ping", uid=1, mode=0o755)
