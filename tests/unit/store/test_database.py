@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from wherry.errors import Internal
+from wherry.linux import mounts
 from wherry.store.database import Database
 
 
@@ -90,3 +91,29 @@ async def test_a_file_that_is_no_database_is_refused_by_name(path: str) -> None:
         file.write(b"not a database" * 1000)
     with pytest.raises(Internal, match=r"wherry\.db: file is not a database"):
         await Database.open(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a small filesystem: needs root")
+async def test_a_full_disk_does_not_keep_anybody_from_changing_and_removing_things() -> None:
+    small = mounts.new_filesystem("tmpfs", [("size", "20m")])
+    try:
+        root = f"/proc/self/fd/{small}"
+        database = await Database.open(f"{root}/wherry.db")
+        await database.run(
+            lambda c: c.executemany("INSERT INTO fact VALUES (?, ?)", ((n, "x") for n in range(300)))
+        )
+        with open(f"{root}/filler", "wb", buffering=0) as filler:
+            with pytest.raises(OSError, match="No space left"):
+                while True:
+                    filler.write(bytes(65536))
+            for n in range(3000):
+                await database.run(
+                    lambda c, n=n: c.execute(
+                        "UPDATE fact SET value = ? WHERE key = ?", ("y" * (n % 50), n % 300)
+                    )
+                )
+            await database.run(lambda c: c.execute("DELETE FROM fact"))
+        assert await database.run(facts) == {}
+        await database.close()
+    finally:
+        os.close(small)
