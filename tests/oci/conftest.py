@@ -72,6 +72,8 @@ class Bundle:
         self.process["rlimits"] = []
         self.config["root"]["readonly"] = False
         self.linux["cgroupsPath"] = f"/{MARK}/{self.id}"
+        self.options: tuple[str, ...] = ()
+        """Global options of every call."""
 
     def write(self) -> None:
         (self.directory / "config.json").write_text(json.dumps(self.config))
@@ -83,7 +85,16 @@ class Bundle:
         # Files, not pipes: a container has the streams of the command that made it, and keeps a pipe open.
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             done = subprocess.run(
-                [*prefix, sys.executable, "-m", "wherry.runtime", "--root", str(self.state), *words],
+                [
+                    *prefix,
+                    sys.executable,
+                    "-m",
+                    "wherry.runtime",
+                    "--root",
+                    str(self.state),
+                    *self.options,
+                    *words,
+                ],
                 cwd=self.directory,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.DEVNULL,
@@ -145,7 +156,7 @@ class Bundle:
     def cgroups(self) -> list[str]:
         """Where cgroups of the container still are."""
         top = Path("/sys/fs/cgroup")
-        places = (place / MARK / self.id for place in (top, *top.iterdir()))
+        places = (place / MARK / self.id for place in (top, *filter(Path.is_dir, top.iterdir())))
         return [str(place) for place in places if place.exists()]
 
     def assert_nothing_left(self) -> None:
@@ -157,7 +168,7 @@ class Bundle:
 def bundle(tmp_path: Path, image: Path) -> Iterator[Bundle]:
     made = Bundle(tmp_path, image)
     yield made
-    made.call("delete", "--force", made.id, code=None)
+    print(made.call("delete", "--force", made.id, code=None))  # shown when the test fails
     reap_orphans()
     made.assert_nothing_left()
 
@@ -180,7 +191,7 @@ def make_bundle(tmp_path: Path, image: Path) -> Iterator[Callable[[], Bundle]]:
 def no_cgroup_left(subreaper: None) -> Iterator[None]:
     yield
     top = Path("/sys/fs/cgroup")
-    for place in (top, *top.iterdir()):
+    for place in (top, *filter(Path.is_dir, top.iterdir())):
         tree.remove(str(place / MARK))  # podman leaves its own behind below it
 
 

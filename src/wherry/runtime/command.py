@@ -14,6 +14,7 @@ import sys
 import time
 
 from wherry.runtime import channel, example, foreground, hooks, lifecycle, options, state, values
+from wherry.runtime.cgroups.systemd import parse
 from wherry.runtime.errors import StartFailed, invalid
 from wherry.runtime.options import Parsed, Usage
 from wherry.runtime.seccomp import compile_profile
@@ -566,32 +567,13 @@ def _features(call: Call) -> int:
 
 
 def _cgroup_path(config: dict[str, Any], container_id: str, *, systemd: bool) -> str:
-    """The path of linux.cgroupsPath below the hierarchy's root.
-
-    With --systemd-cgroup it is slice:prefix:name, and the scope is made where systemd would have it.
-    """
+    """linux.cgroupsPath: a path below the hierarchy's root; with --systemd-cgroup slice:prefix:name."""
     given = values.text(values.child(config, "linux"), "cgroupsPath")
-    if systemd:
-        if not given:
-            given = f"system.slice:wherry:{container_id}"
-        parts = given.split(":")
-        if len(parts) != 3:
-            raise invalid(
-                f'expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, got {given!r}'
-            )
-        slice_name, prefix, name = parts
-        unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
-        return f"{_slice_path(slice_name or 'system.slice')}/{unit}"
-    return given or f"/{container_id}"
-
-
-def _slice_path(name: str) -> str:
-    """/a.slice/a-b.slice for a-b.slice, systemd.slice(5)."""
-    if name in ("-.slice", ""):
-        return ""
-    stem = name.removesuffix(".slice")
-    parts = stem.split("-")
-    return "".join("/" + "-".join(parts[: count + 1]) + ".slice" for count in range(len(parts)))
+    if not systemd:
+        return given or f"/{container_id}"
+    text = given or f"system.slice:wherry:{container_id}"
+    parse(text)  # anything else is refused
+    return text
 
 
 def _read_json(path: str, *, missing: str) -> dict[str, Any]:

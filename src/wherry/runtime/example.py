@@ -59,7 +59,7 @@ def features(version: str) -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(FLAGS),
             "capabilities": list(capabilities.NAMES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False},
             "seccomp": {
                 "enabled": True,
                 "actions": [f"SCMP_ACT_{name}" for name in _ACTIONS],

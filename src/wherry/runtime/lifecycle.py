@@ -157,13 +157,15 @@ class Container:
         if self._control is not None:
             self._control.close()
             self._control = None
-        self.cgroup.kill()
-        self.cgroup.remove()
-        self.init.close()
-        for descriptor in (self.netns, self.rootfs):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.netns = self.rootfs = -1
+        try:
+            self.cgroup.kill()
+            self.cgroup.remove()
+        finally:
+            self.init.close()
+            for descriptor in (self.netns, self.rootfs):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self.netns = self.rootfs = -1
 
     def _clone_into(self) -> tuple[int, int]:
         if not self.namespaces & process.CLONE_NEWPID:
@@ -255,7 +257,7 @@ def _make(
         _set_from_outside(plan, pid, ours)
         group.close_doors()
         if not first:
-            group.create(plan.resources)
+            group.create(plan.resources, member=pid)
             is_made = True
         channel.send_trees(ours, plan.open_trees(assemble))
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:

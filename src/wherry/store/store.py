@@ -327,8 +327,8 @@ class Store:
     async def _collect(self, names: Sequence[str]) -> tuple[list[ChainID], list[Digest]]:
         """Delete those of `names` that nothing needs; what was deleted, layers highest first."""
         with self._leases.taking(names) as free:
-            layers = await unneeded_layers(self.database, self.driver, [ChainID(name) for name in free])
-            await drop_layers(self.database, self.driver, layers)
+            unneeded = await unneeded_layers(self.database, self.driver, [ChainID(name) for name in free])
+            layers = await drop_layers(self.database, self.driver, unneeded)
             blobs = await unneeded_blobs(self.database, self.blobs, [Digest(name) for name in free])
             for digest in blobs:
                 await asyncio.to_thread(self.blobs.remove, digest)

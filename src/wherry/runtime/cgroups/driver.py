@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from wherry.linux.files import filesystem_type
+from wherry.runtime.cgroups import systemd
 from wherry.runtime.cgroups.tree import ROOT
 from wherry.runtime.cgroups.v1 import HierarchiesCgroup
 from wherry.runtime.cgroups.v2 import UnifiedCgroup
@@ -29,13 +30,17 @@ class Cgroup(Protocol):
     path: str
     is_born_into: bool
     """Whether the first process starts its life in it: then it is created before that."""
-    birthplace: int
-    """Descriptor of the directory that clone3(2) can put a child in, or -1: then the child calls `join`."""
 
-    def create(self, resources: dict[str, Any]) -> None:
+    @property
+    def birthplace(self) -> int:
+        """Descriptor of the directory that clone3(2) can put a child in, or -1: then the child calls `join`."""
+        raise NotImplementedError
+
+    def create(self, resources: dict[str, Any], *, member: int = 0) -> None:
         """Make the cgroup, limited by `resources` (config.json linux.resources), or raise and leave nothing.
 
-        One that has processes in it is refused: they are somebody else's.
+        `member`: the first process, when it is there already. One that has other processes in it is refused:
+        they are somebody else's.
         """
         raise NotImplementedError
 
@@ -44,7 +49,9 @@ class Cgroup(Protocol):
         raise NotImplementedError
 
     def open_doors(self) -> None:
-        """Let a child that is cloned from now on `join` without our privileges (in a user namespace of its own)."""
+        """Let a child that is cloned from now on `join` without our privileges (in a user namespace of its
+        own).
+        """
         raise NotImplementedError
 
     def close_doors(self) -> None:
@@ -99,12 +106,18 @@ class Cgroup(Protocol):
 def cgroup_for(path: str) -> Cgroup:
     """The cgroup `path` (not made yet) with the version that is mounted at /sys/fs/cgroup.
 
+    `slice:prefix:name` in place of a path is a scope that systemd makes.
+
     Paths come from the caller: anything but plain names between slashes is refused with StartFailed.
     """
-    clean = clean_path(path)
-    if is_unified():
-        return UnifiedCgroup(clean)
-    return HierarchiesCgroup(clean)
+    if ":" in path and "/" not in path:
+        slice_name, unit = systemd.parse(path)
+        return systemd.ScopeCgroup(path, _plain(f"{systemd.slice_path(slice_name)}/{unit}"))
+    return _plain(clean_path(path))
+
+
+def _plain(path: str) -> Cgroup:
+    return UnifiedCgroup(path) if is_unified() else HierarchiesCgroup(path)
 
 
 def clean_path(path: str) -> str:

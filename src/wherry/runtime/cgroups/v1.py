@@ -36,9 +36,9 @@ class HierarchiesCgroup:
         self._doors: list[int] = []
         self._places = {controller: mount + path for controller, mount in mounted_hierarchies().items()}
 
-    def create(self, resources: dict[str, Any]) -> None:
+    def create(self, resources: dict[str, Any], *, member: int = 0) -> None:
         # What was left by an earlier container of the same name: its processes must not be taken over.
-        if tree.pids(self._places["freezer"]):
+        if set(tree.pids(self._places["freezer"])) - {member}:
             raise OSError(errno.EBUSY, "cgroup is in use", self._places["freezer"])
         try:
             self._make_places()

@@ -35,12 +35,13 @@ class UnifiedCgroup:
         self.birthplace = -1
         self._place = ROOT + path
 
-    def create(self, resources: dict[str, Any]) -> None:
+    def create(self, resources: dict[str, Any], *, member: int = 0) -> None:
         # What was left by an earlier container of the same name: its processes must not be taken over.
-        if not tree.make(self._place) and tree.pids(self._place):
+        if not tree.make(self._place) and set(tree.pids(self._place)) - {member}:
             raise OSError(errno.EBUSY, "cgroup is in use", self._place)
         try:
-            _delegate_down_to(self.path)
+            if not member:  # else systemd made it, and has the directories above to itself
+                _delegate_down_to(self.path)
             self.update(resources)
             self.open()
             bpf.attach_device_filter(self.birthplace, program(values.children(resources, "devices")))
