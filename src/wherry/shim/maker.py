@@ -192,6 +192,17 @@ def read_file(path: str) -> bytes:
     return data
 
 
+def wait_for_one(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """The one message that a blocking socket brings, with its descriptors; None if it closes instead."""
+    channel = _blocking(sock)
+    try:
+        return _next(channel)
+    except (OSError, ProtocolError):
+        return None
+    finally:
+        channel.close()
+
+
 def _blocking(sock: socket.socket) -> Channel:
     channel = Channel(sock)
     sock.setblocking(True)
