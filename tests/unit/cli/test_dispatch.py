@@ -294,6 +294,17 @@ def test_the_scripts_are_the_shells_own_language(capsys: pytest.CaptureFixture[s
     subprocess.run([shell, "-n"], input=script, text=True, check=True, timeout=20)
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_missing_standard_stream_is_no_trouble(closed: str) -> None:
+    environ = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(wherry.__file__))}
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m wherry.cli --version {closed}"],
+        env=environ, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.stdout == "") == (" >&-" in f" {closed}")
+
+
 HEAVY = {
     "json",
     "re",
