@@ -180,7 +180,8 @@ class Yard:
             group.kill()
             group.remove()
         group = cgroup_for(f"/{MARK}")
-        for place in group.directories().values():
+        # runc makes one in the hybrid layout's unified hierarchy too.
+        for place in {*group.directories().values(), f"/sys/fs/cgroup/unified/{MARK}"}:
             try:
                 os.rmdir(place)
             except OSError:

@@ -30,6 +30,11 @@ def mounts():
         return file.read()
 
 
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return file.read().split()
+
+
 async def test_output_exit_and_cleanup(runc, yard):
     before = mounts()
     run = await runc(["sh", "-c", "echo out; echo err >&2; hostname; exit 3"])
@@ -49,8 +54,7 @@ async def test_the_shim_is_the_parent_and_nothing_of_runc_stays(runc):
     pid = (await run.shim.start())["pid"]
     with open(f"/proc/{pid}/stat") as file:
         assert int(file.read().rpartition(")")[2].split()[1]) == run.shim_pid
-    with open(f"/proc/{run.shim_pid}/task/{run.shim_pid}/children") as file:
-        assert file.read().split() == [str(pid)]
+    await until(lambda: children(run.shim_pid) == [str(pid)])  # the idle maker goes too
     assert (await run.shim.pids())["pids"] == [pid]
     await run.shim.kill(signal.SIGKILL)
     assert (await run.event("exit"))["code"] == 137
