@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from bench import engines, images, memory, report, room
 from bench.engines import TARGET, Daemon, Engine, Missing
@@ -67,8 +67,17 @@ def run(options: argparse.Namespace) -> int:
     deadline = time.monotonic() + options.minutes * 60
     facts, rows = machine(), list[Row]()
 
-    def done(*made: Row) -> None:
-        for row in made:
+    failures: list[str] = []
+
+    def measure(what: str, make: Callable[[], Row | list[Row]]) -> None:
+        """Add rows. What fails is said and left out: the rest is worth having all the same."""
+        try:
+            made = make()
+        except (RuntimeError, OSError, AssertionError) as exc:
+            failures.append(what)
+            say(f"{what} failed: {exc}")
+            return
+        for row in made if isinstance(made, list) else [made]:
             rows.append(row)
             found = ", ".join(f"{name} {report.show(row.median(name) or 0)}" for name in row.samples)
             say(f"{row.label}: {found} {row.unit}")
@@ -76,29 +85,32 @@ def run(options: argparse.Namespace) -> int:
     with started(needed(options.engines.split(","), wanted)) as running:
         daemons = [engine for engine in running.values() if isinstance(engine, Daemon)]
         if "memory" in wanted:
-            done(memory.rest_row("pss-idle", "PSS of engine and helpers, idle", memory.pss_at_rest(daemons)))
-        start_targets(running)
+            measure("memory", lambda: memory.at_rest("pss-idle", "PSS of engine and helpers, idle", daemons))
+        for daemon in daemons:
+            daemon.docker("run", "-d", "--name", TARGET, engines.IMAGE, "sleep", "100000")
         for timing in TIMINGS:
             if timing.name in wanted and set(timing.on) & set(running):
                 count = min(rounds, 10) if timing.name == "twenty" else rounds
-                done(timing.measure(running, count, deadline))
+                measure(timing.name, lambda t=timing, n=count: t.measure(running, n, deadline))
         for daemon in daemons:
             daemon.docker("rm", "-f", TARGET)
         if "growth" in wanted:
-            done(*memory.growth(daemons, 40 if options.quick else 200))
+            measure("growth", lambda: memory.growth(daemons, 40 if options.quick else 200))
         if "memory" in wanted:
-            done(memory.rest_row("pss-used", "… after the rows above", memory.pss_at_rest(daemons)))
-            done(memory.per_container(daemons))
+            measure("memory", lambda: memory.at_rest("pss-used", "… after the rows above", daemons))
+            measure("memory", lambda: memory.per_container(daemons))
     if "images" in wanted:
-        makers = {name: make for name, make in engines.DAEMONS.items() if name in options.engines.split(",")}
-        done(*images.rows(makers, min(rounds, 10), deadline))
+        chosen = {name: make for name, make in engines.DAEMONS.items() if name in options.engines.split(",")}
+        measure("images", lambda: images.rows(chosen, min(rounds, 10), deadline))
     facts["load average"] += f" at the start, {load_average()} at the end"
     is_whole = (
         not options.only and not options.quick and len(options.engines.split(",")) == len(engines.MAKERS)
     )
     folder = options.output or (report.RESULTS if is_whole else f"{report.RESULTS}/partial")
     print(report.write(folder, facts, rows))
-    return 0
+    if failures:
+        say(f"failed and left out: {', '.join(dict.fromkeys(failures))}")
+    return 1 if failures else 0
 
 
 def needed(names: list[str], wanted: list[str]) -> list[str]:
@@ -124,13 +136,6 @@ def started(names: list[str]) -> Generator[dict[str, Engine]]:
                 continue
             running[name] = engine
         yield running
-
-
-def start_targets(running: dict[str, Engine]) -> None:
-    """The container that exec is measured in."""
-    for engine in running.values():
-        if isinstance(engine, Daemon):
-            engine.docker("run", "-d", "--name", TARGET, engines.IMAGE, "sleep", "100000")
 
 
 def say(text: str) -> None:

@@ -280,7 +280,7 @@ def bundle_config(cgroup: str) -> dict[str, object]:
     """What `runc spec` writes, without a terminal, and with a cgroup of ours: the same for every runtime."""
     capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
     nodev = ["nosuid", "noexec", "nodev"]
-    mounts = [
+    mounts: list[tuple[str, str, str, list[str]]] = [
         ("/proc", "proc", "proc", []),
         ("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         (

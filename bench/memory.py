@@ -29,13 +29,9 @@ def pss_mib(daemon: Daemon) -> float:
     return total / 1024
 
 
-def pss_at_rest(daemons: list[Daemon]) -> dict[str, list[float]]:
+def at_rest(name: str, label: str, daemons: list[Daemon]) -> Row:
     time.sleep(SETTLE_S)
-    return {daemon.name: [pss_mib(daemon)] for daemon in daemons}
-
-
-def rest_row(name: str, label: str, samples: dict[str, list[float]]) -> Row:
-    return Row(name, label, "MiB", samples, Goal(limit=60))
+    return Row(name, label, "MiB", {daemon.name: [pss_mib(daemon)] for daemon in daemons}, Goal(limit=60))
 
 
 def per_container(daemons: list[Daemon]) -> Row:

@@ -120,7 +120,8 @@ def chart(folder: str, facts: Facts, rows: Sequence[Row]) -> None:
         "dockerd divided by wherry (runc by wherry-runtime in the last): more is better for wherry"
     )
     axes.set_title(
-        f"wherry beside {facts.get('dockerd', 'dockerd')}: {facts.get('machine', '')}, {facts.get('date', '')}\n"
+        f"wherry beside {facts.get('dockerd', 'dockerd')}, {facts.get('date', '')}\n"
+        f"{facts.get('machine', '')}, load average {facts.get('load average', '')}\n"
         "blue: goal met, red: not met, pale: no goal; black line: goal, where it is a ratio",
         fontsize=9, loc="left",
     )  # fmt: skip

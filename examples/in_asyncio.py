@@ -1,41 +1,70 @@
-"""Many containers at once from an asyncio program."""
+"""Many containers from asyncio: a bounded crowd of workers, a deadline, and a server beside its clients.
+
+    sudo .venv/bin/python examples/in_asyncio.py
+
+The engine is a temporary one: images, containers, bridge and firewall rules are gone when the block ends, however it
+ends (try Ctrl-C).
+"""
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import os
 import time
 
-import busybox_rootfs
+from busybox import make_tar
 
-from wherry.engine.embedded import AsyncEngine
-from wherry.model.containers import HostConfig
+from wherry import AsyncEngine
 
 
 async def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="wherry-example-", dir="/var/tmp") as root:
-        async with AsyncEngine(root=root) as engine:
-            tar = f"{root}/busybox.tar"
-            await asyncio.to_thread(busybox_rootfs.write, tar)
-            await engine.import_image(tar, "busybox")
+    async with AsyncEngine.temporary(bridge="wex1") as engine:
+        tar = make_tar()
+        await engine.import_image(tar, "busybox")
+        os.unlink(tar)
+        await crowd(engine)
+        await deadline(engine)
+        await server(engine)
 
-            started = time.perf_counter()
-            alone = HostConfig(network_mode="none")
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(engine.run("busybox", ["expr", str(n), "*", str(n)], host=alone))
-                    for n in range(1, 11)
-                ]
-            squares = [int(task.result().stdout) for task in tasks]
-            print(squares, f"in {(time.perf_counter() - started) * 1000:.0f} ms")
 
-            container = await engine.start(
-                "busybox", ["sh", "-c", "for i in 1 2 3; do echo $i; done"], host=alone
-            )
-            async for chunk in engine.logs(container, follow=True):
-                print("log:", chunk.decode().split())
-            print("exit code", await engine.wait(container))
-            await engine.remove(container)
+async def crowd(engine: AsyncEngine) -> None:
+    """Twenty containers, four at a time."""
+    places = asyncio.Semaphore(4)
+
+    async def square(number: int) -> int:
+        async with places:
+            result = await engine.run("busybox", ["sh", "-c", f"echo $(({number} * {number}))"])
+            return int(result.stdout)
+
+    started = time.perf_counter()
+    squares = await asyncio.gather(*(square(number) for number in range(20)))
+    print(f"squares of 0..19 sum up to {sum(squares)}: {time.perf_counter() - started:.1f} s")
+
+
+async def deadline(engine: AsyncEngine) -> None:
+    """A call that is cancelled, here by a timeout, takes its container away before it raises."""
+    try:
+        async with asyncio.timeout(0.5):
+            await engine.run("busybox", ["sleep", "3600"])
+    except TimeoutError:
+        print("too slow; containers left:", len(await engine.containers(all=True)))
+
+
+async def server(engine: AsyncEngine) -> None:
+    """A web server, its log followed in a task, while commands run in it."""
+    command = ["sh", "-c", "echo it works > /tmp/index.html; exec httpd -f -vv -p 80 -h /tmp"]
+    async with await engine.start("busybox", command, name="web") as web:
+
+        async def follow() -> None:
+            async for piece in web.logs(follow=True):
+                print("log:", piece.decode().rstrip().replace("\n", "\n     "))
+
+        following = asyncio.create_task(follow())
+        fetch = "until wget -qO- http://127.0.0.1/index.html; do sleep 0.05; done"
+        print("page:", (await web.exec(["sh", "-c", fetch])).stdout.decode().strip())
+        await web.stop(timeout_s=1)  # by SIGTERM, which httpd ignores as PID 1, and then by SIGKILL
+        await following
+        print("exit code", await web.wait())
 
 
 if __name__ == "__main__":

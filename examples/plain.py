@@ -1,57 +1,56 @@
-"""Containers from a plain Python program: no daemon, no HTTP, one import."""
+"""Containers from plain code: import an image, run, exec, follow logs, clean up.
+
+    sudo .venv/bin/python examples/plain.py
+
+Everything is below ROOT and stays there: run it twice, and the second time the image is there already. For an engine
+of which nothing is left, write `with Engine.temporary() as engine:` instead.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
 
-import busybox_rootfs
+from busybox import make_tar
 
 from wherry import Engine
-from wherry.errors import NotFound
-from wherry.model.containers import HostConfig
+from wherry.errors import InvalidParameter
+
+ROOT = "/var/tmp/wherry-example"
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        root = sys.argv[1]  # kept: a later run, or a wherryd with this --data-root, finds everything again
-        os.makedirs(root, exist_ok=True)
-        work(root)
-    else:
-        with tempfile.TemporaryDirectory(prefix="wherry-example-", dir="/var/tmp") as root:
-            work(root)
+    with Engine(root=ROOT, bridge="wex0") as engine:
+        if not engine.images():
+            tar = make_tar()
+            print("imported", engine.import_image(tar, "busybox", changes=['CMD ["sh"]'])[:19])
+            os.unlink(tar)
 
+        # A command, its input, and what became of it.
+        result = engine.run("busybox", ["sh", "-c", "tr a-z A-Z; echo oops >&2; exit 3"], input=b"hello\n")
+        print(result)
 
-def work(root: str) -> None:
-    with Engine(root=root) as engine:
-        tar = f"{root}/busybox.tar"
-        busybox_rootfs.write(tar)
-        engine.import_image(tar, "busybox", changes=['CMD ["sh"]'])
+        # Options have Docker's meaning. What a container may use is bounded, its root read-only, its network gone.
+        result = engine.run(
+            "busybox", ["sh", "-c", "echo $GREETING; ls /sys/class/net; touch /x"],
+            env={"GREETING": "good morning"}, network="none", memory_bytes=64 << 20, read_only=True,
+        )  # fmt: skip
+        print(result.stdout.decode(), result.stderr.decode(), sep="", end="")
 
-        # Run something, and have its output and exit code.
-        result = engine.run("busybox", ["sh", "-c", "echo hello from $(hostname); exit 3"])
-        print(result.exit_code, result.stdout.decode().strip())
+        # In the background, removed at the end of the block. Its log is followed until it ends.
+        script = "for n in 1 2 3; do echo tick $n; sleep 0.2; done"
+        with engine.start("busybox", ["sh", "-c", script], name="clock") as clock:
+            print("pid 1 is", clock.exec(["cat", "/proc/1/comm"]).stdout.decode().strip())
+            print("address", clock.inspect().network_settings.ip_address)
+            for piece in clock.logs(follow=True):
+                print(piece.decode(), end="")
+            print("exit code", clock.wait())
 
-        # Feed it, and hold it back: 32 MiB of memory, half a CPU, no network.
-        limits = HostConfig(memory=32 << 20, nano_cpus=500_000_000, network_mode="none")
-        result = engine.run("busybox", ["wc", "-c"], input=b"x" * 100_000, host=limits)
-        print("counted", result.stdout.decode().strip())
-
-        # Something that stays, another command in it, and what it said.
-        web = engine.start("busybox", ["sh", "-c", "while :; do date; sleep 1; done"])
-        print("inside:", engine.exec(web, ["ps"]).stdout.decode())
-        for chunk in engine.logs(web):
-            print("it said:", chunk.decode().strip())
-        engine.stop(web, timeout_s=0)
-        print("it ended with", engine.wait(web))
-        engine.remove(web)
-
-        # What goes wrong is an exception that says what.
+        # What goes wrong is an exception from wherry.errors, with Docker's text.
         try:
-            engine.run("no-such-image", ["true"], pull=False)
-        except NotFound as error:
-            print("refused:", error)
+            engine.run("busybox", ["no-such-program"])
+        except InvalidParameter as error:
+            print("refused:", str(error).rpartition("process: ")[2])
+        print("left:", engine.containers(all=True))
 
 
 if __name__ == "__main__":

@@ -284,6 +284,24 @@ def test_names_are_followed_through_the_layers_own_symlinks(driver: SnapshotDriv
     assert out.getvalue() == layer[0]
 
 
+def test_what_lies_in_a_set_gid_directory_has_the_owner_the_archive_says(driver: SnapshotDriver) -> None:
+    chains = commit(
+        driver,
+        tar_of(
+            folder("g", mode=0o2775, gid=7),
+            (entry("g/file"), b"1"),
+            folder("g/dir"),
+            (entry("g/implied/file"), b""),
+            entry("g/soft", tarfile.SYMTYPE, linkname="x"),
+            entry("g/fifo", tarfile.FIFOTYPE),
+        ),
+    )
+    with View(driver, chains) as view:
+        tree = view.tree()
+    assert {name: row[2] for name, row in tree.items() if row[2]} == {"g": 7}
+    assert tree["g/dir"][0] == tree["g/implied"][0] == "0o40755"
+
+
 def test_xattrs_are_kept_but_not_those_that_speak_to_overlayfs(driver: SnapshotDriver) -> None:
     capability = b"\x01\x00\x00\x02\x00\x04\x00\x00" + bytes(12)
     info = entry("ping", uid=1, mode=0o755)
@@ -479,6 +497,43 @@ def test_a_container_needs_its_layers(driver: SnapshotDriver) -> None:
     assert left_over(driver) == []
 
 
+def test_a_layer_cannot_go_while_a_container_stands_on_it(driver: SnapshotDriver) -> None:
+    chains = commit(driver, tar_of((entry("a"), b"1")), tar_of((entry("b"), b"2")))
+    driver.prepare("c1", chains)
+    again = type(driver)(driver._directories.root)  # type: ignore[call-arg, attr-defined]
+    for one in (driver, again):
+        if driver.name == "overlay2":
+            assert [one.remove_layer(chain) for chain in chains] == [False, False]
+    with View(again, chains) as view:
+        assert view.names() == {"a", "b"}
+    driver.remove("c1")
+    assert [driver.remove_layer(chain) for chain in reversed(chains)] == [True, True]
+    assert left_over(driver) == []
+
+
+def test_containers_made_while_layers_go_are_whole_or_refused(driver: SnapshotDriver) -> None:
+    layers = [tar_of((entry("a"), b"1")), tar_of((entry("b"), b"2"))]
+    chains = chain_ids([diff_id for _, diff_id in layers])
+
+    def remove() -> None:
+        for chain in reversed(chains):
+            driver.remove_layer(chain)
+
+    for n in range(30):
+        commit(driver, *layers)
+        thread = threading.Thread(target=remove)
+        thread.start()
+        try:
+            driver.prepare(f"c{n}", chains)
+        except NotFound:
+            thread.join()
+            continue
+        thread.join()
+        with View(driver, chains, f"c{n}") as view:
+            assert view.names() == {"a", "b"}
+        driver.remove(f"c{n}")
+
+
 def test_preparing_again_mends_what_a_power_cut_took(driver: SnapshotDriver) -> None:
     chains = commit(driver, tar_of((entry("a"), b"1")))
     with View(driver, chains) as view, open(f"{view.path}/new", "w"):
@@ -486,6 +541,7 @@ def test_preparing_again_mends_what_a_power_cut_took(driver: SnapshotDriver) -> 
     if driver.name == "overlay2":
         with open(os.path.join(driver._directories.container_path("c1"), "lower"), "w"):  # type: ignore[attr-defined]
             pass
+        driver = type(driver)(driver._directories.root)  # type: ignore[call-arg, attr-defined]
         with pytest.raises(NotFound):
             driver.rootfs("c1")
     with View(driver, chains) as view:

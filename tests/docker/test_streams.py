@@ -348,10 +348,10 @@ def test_attach_and_exec_go_on_while_the_daemon_is_killed(wherry: Engine, name: 
                     wherry.kill()
                     killed.set()
             assert killed.is_set()
-            attached.half_close()
             execed.half_close()
-            for reader in readers:
-                reader.join(60)
+            readers[1].join(60)  # first: it would be killed with the container
+            attached.half_close()
+            readers[0].join(60)
     wherry.start()
     assert found == {"attach": (digest_of(size), size), "exec": (digest_of(size), size)}
     assert wherry.api("POST", f"/containers/{name}/wait").json["StatusCode"] == 0

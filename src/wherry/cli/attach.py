@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wherry.cli.flags import BOOL, STRING, Command, Options
-from wherry.cli.session import Exit, Session, is_terminal
+from wherry.cli.session import Exit, Session, is_terminal, size_of
 from wherry.client.answers import mapping
 from wherry.client.api import ApiError, decode, segment
 from wherry.errors import WherryError
@@ -19,17 +19,30 @@ if TYPE_CHECKING:
 DETACHED = "read escape sequence"
 """What docker says, with exit code 1, when the detach keys end `attach`, `start` or `exec`; `run` ends with 0."""
 RESIZE_PAUSE_S = 0.01
+SIGNAL_HANG_UP = 1
+SIGNAL_TERMINATE = 15
 SIGNAL_WINDOW_CHANGED = 28
 
 
-def detach_keys_of(session: Session, options: Options) -> str:
-    """The keys asked for by `--detach-keys`, else by the user's configuration, else none."""
-    if options.text("detach-keys"):
+def detach_keys_of(session: Session, options: Options, *, tty: bool) -> str:
+    """The keys asked for by `--detach-keys`, else for a terminal by the user's configuration, else none."""
+    if options.text("detach-keys") or not tty:
         return options.text("detach-keys")
     from wherry.cli.config import load_config
 
     keys = load_config(session.environ).get("detachKeys", "")
     return keys if isinstance(keys, str) else ""
+
+
+def attach_query(streams: tuple[bool, bool, bool], keys: str) -> list[tuple[str, str]]:
+    """The query of an attach to stdin, stdout and stderr."""
+    query = [("stream", "1")]
+    query += [
+        (name, "1") for name, wanted in zip(("stdin", "stdout", "stderr"), streams, strict=True) if wanted
+    ]
+    if keys:
+        query.append(("detachKeys", keys))
+    return query
 
 
 def open_stream(
@@ -44,12 +57,13 @@ def open_stream(
 ) -> Conversation:
     """Attach: send the request, take the connection over."""
     from wherry.cli.streams import Conversation
-    from wherry.cli.terminal import DEFAULT_DETACH_KEYS, DetachKeys, parse_detach_keys
 
     response = session.client.upgrade(path, query or (), value)
     sock, early = response.hijack()
     detach = None
     if tty and stdin:
+        from wherry.cli.terminal import DEFAULT_DETACH_KEYS, DetachKeys, parse_detach_keys
+
         try:
             sequence = parse_detach_keys(keys or DEFAULT_DETACH_KEYS)
         except ValueError:
@@ -67,16 +81,20 @@ class Front:
 
     def __init__(self, session: Session, *, path: str, tty: bool, raw: bool, sig_proxy: bool) -> None:
         from wherry.cli.streams import Signals, proxied_signals
-        from wherry.cli.terminal import RawMode
 
         self._session = session
         self._path = path  # /containers/ID or /exec/ID
         self._tty = tty
         self._proxy = sig_proxy
         self._size: tuple[int, int] | None = None
-        numbers = proxied_signals() if sig_proxy else []
+        # A signal that ends us must not leave the terminal raw.
+        numbers = proxied_signals() if sig_proxy else [SIGNAL_HANG_UP, SIGNAL_TERMINATE] if raw else []
         self.signals = Signals([*numbers, *([SIGNAL_WINDOW_CHANGED] if tty else [])])
-        self._raw = RawMode(0) if raw else None
+        self._raw = None
+        if raw:
+            from wherry.cli.terminal import RawMode
+
+            self._raw = RawMode(0)
 
     def __enter__(self) -> Front:
         self.signals.__enter__()
@@ -91,10 +109,8 @@ class Front:
 
     def resize(self, tries: int = 1) -> None:
         """Tell the process how large the terminal is. It is no failure if it has ended meanwhile."""
-        from wherry.cli.terminal import size_of
-
-        size = size_of(1) or size_of(0)
-        if not self._tty or size is None or size == self._size:
+        size = (size_of(1) or size_of(0)) if self._tty else None
+        if size is None or size == self._size:
             return
         for _ in range(tries):
             try:
@@ -113,7 +129,9 @@ class Front:
 
         if number == SIGNAL_WINDOW_CHANGED:
             self.resize()
-        elif self._proxy:
+        elif not self._proxy:
+            raise Exit(128 + number)
+        else:
             try:
                 self._session.client.post(f"{self._path}/kill", (("signal", signal_name(number)),))
             except WherryError:
@@ -166,12 +184,8 @@ def _attach(session: Session, options: Options, arguments: list[str]) -> int:
     tty = bool(config.get("Tty"))
     stdin = bool(config.get("OpenStdin")) and not options.on("no-stdin")
     check_tty(stdin=stdin, tty=tty)
-    keys = detach_keys_of(session, options)
-    query = [("stream", "1"), ("stdout", "1"), ("stderr", "1")]
-    if stdin:
-        query.insert(1, ("stdin", "1"))
-    if keys:
-        query.append(("detachKeys", keys))
+    keys = detach_keys_of(session, options, tty=tty)
+    query = attach_query((stdin, True, True), keys)
     conversation = open_stream(session, f"{path}/attach", query=query, stdin=stdin, tty=tty, keys=keys)
     sig_proxy = options.on("sig-proxy") and not tty
     with Front(session, path=path, tty=tty, raw=tty and stdin, sig_proxy=sig_proxy) as front:
@@ -192,12 +206,8 @@ def _start(session: Session, options: Options, arguments: list[str]) -> int:
     config = found["Config"]
     tty = bool(config.get("Tty"))
     stdin = options.on("interactive") and bool(config.get("OpenStdin"))
-    keys = detach_keys_of(session, options)
-    query = [("stream", "1"), ("stdout", "1"), ("stderr", "1")]
-    if stdin:
-        query.insert(1, ("stdin", "1"))
-    if keys:
-        query.append(("detachKeys", keys))
+    keys = detach_keys_of(session, options, tty=tty)
+    query = attach_query((stdin, True, True), keys)
     auto_remove = bool(found.get("HostConfig", {}).get("AutoRemove"))
     conversation = open_stream(session, f"{path}/attach", query=query, stdin=stdin, tty=tty, keys=keys)
     condition = "removed" if auto_remove else "next-exit"
@@ -218,7 +228,7 @@ def _start_all(session: Session, names: list[str]) -> int:
     for name in names:
         try:
             session.client.post(f"/containers/{segment(name)}/start")
-        except ApiError as exc:
+        except WherryError as exc:
             session.fail(exc)
             failed.append(name)
         else:

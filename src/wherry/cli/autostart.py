@@ -13,6 +13,9 @@ from wherry.errors import Unavailable, WherryError
 
 START_TIMEOUT_S = 30.0
 STEP_S = 0.01
+ANSWER_TIMEOUT_S = 1.0
+PATIENCE_S = 2.0
+PIDFILE = os.path.join(os.path.dirname(DEFAULT_SOCKET), "wherryd.pid")
 TAIL_LINES = 20
 LOG_DIRECTORIES = ("/var/log", os.path.dirname(DEFAULT_SOCKET))
 
@@ -25,10 +28,32 @@ def ensure_daemon(client: Client) -> None:
         if exc.errno not in (errno.ENOENT, errno.ECONNREFUSED) or os.geteuid() != 0:
             raise
         _start_once(client)
+    else:
+        if os.geteuid() == 0 and _died():
+            client.close()
+            _start_once(client, patience_s=PATIENCE_S)
 
 
-def _start_once(client: Client) -> None:
-    """Start the engine unless another command is about to: the lock makes one of them wait for the other."""
+def _died() -> bool:
+    """Whether the engine was killed. Its socket is then still open, held by the launcher, and we would wait in
+    its queue for an engine that nobody starts.
+    """
+    try:
+        with open(PIDFILE, "rb") as file:
+            pid = int(file.read(32))
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        pass  # stopped in order, or of another make
+    return False
+
+
+def _start_once(client: Client, patience_s: float = 0.0) -> None:
+    """Start the engine unless another command is about to: the lock makes one of them wait for the other.
+
+    `patience_s` is for whoever else may be starting it: a service manager after a crash.
+    """
     import fcntl
 
     directory = os.path.dirname(DEFAULT_SOCKET)
@@ -36,7 +61,7 @@ def _start_once(client: Client) -> None:
     lock = os.open(os.path.join(directory, "start.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _answers(client):
+        if not _answers(client, patience_s or ANSWER_TIMEOUT_S):
             log = _log_path()
             offset = os.path.getsize(log) if os.path.exists(log) else 0
             _await(client, _spawn(daemon_command(), log), log, offset)
@@ -83,12 +108,19 @@ def _spawn(command: list[str], log: str) -> int:
         os._exit(127)
 
 
-def _answers(client: Client) -> bool:
+def _answers(client: Client, timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
+    """Whether an engine answers. To be taken into the socket's queue is no answer."""
     try:
-        client.call("GET", "/_ping", fresh=True).read()
+        connection = client.connect()
+    except CannotConnect:
+        return False
+    try:
+        connection.sock.settimeout(timeout_s)
+        return connection.request("GET", "/_ping").status == 200
     except (WherryError, OSError):
         return False
-    return True
+    finally:
+        connection.close()
 
 
 def _await(client: Client, pid: int, log: str, offset: int) -> None:

@@ -6,7 +6,7 @@ from wherry.cli.attach import DETACH_KEYS_ROW, DETACHED, Front, check_tty, detac
 from wherry.cli.envfile import read_env_file
 from wherry.cli.flags import BOOL, LIST, STRING, Command, Options
 from wherry.cli.run_flags import ENV
-from wherry.cli.session import Exit, Session
+from wherry.cli.session import Exit, Session, size_of
 from wherry.client.api import escape, segment
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ def _exec(session: Session, options: Options, arguments: list[str]) -> int:
     detach = options.on("detach")
     stdin = options.on("interactive") and not detach
     tty = options.on("tty")
-    keys = detach_keys_of(session, options)
+    keys = detach_keys_of(session, options, tty=tty)
     environment: list[str] = []
     for path in options.many("env-file"):
         try:
@@ -32,8 +32,6 @@ def _exec(session: Session, options: Options, arguments: list[str]) -> int:
         # A missing container is the more useful complaint, so it comes first.
         session.client.get(f"{path}/json")
         check_tty(stdin=stdin, tty=tty)
-    from wherry.cli.terminal import size_of
-
     request: dict[str, Any] = {
         "AttachStdin": stdin,
         "AttachStdout": not detach,

@@ -11,6 +11,7 @@ from wherry.cli.reference import parse_reference
 from wherry.cli.session import Exit, Session
 from wherry.client.answers import items
 from wherry.client.api import ApiError, filters, segment
+from wherry.errors import WherryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,9 +209,9 @@ def _rmi(session: Session, options: Options, arguments: list[str]) -> int:
     for name in arguments:
         try:
             removed = session.client.delete(f"/images/{segment(name)}", query)
-        except ApiError as exc:
+        except WherryError as exc:
             session.fail(exc)
-            if not (options.on("force") and exc.status == 404):
+            if not (options.on("force") and isinstance(exc, ApiError) and exc.status == 404):
                 code = 1
             continue
         for item in removed or ():

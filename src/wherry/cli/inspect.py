@@ -51,12 +51,13 @@ def _show(session: Session, format_text: str, names: list[str], fetch: Callable[
             problems.append(describe(exc))
         except WherryError as exc:
             problems.append(str(exc))
-    if format_text:
-        _show_template(session, format_text, found)
-    elif found:
-        session.out(indent(f"[{','.join(text.strip() for text in found)}]") + "\n")
+    whole = f"[{','.join(text.strip() for text in found)}]"
+    if not format_text:
+        session.out(indent(whole) + "\n")
+    elif format_text == "json":
+        session.out(whole.replace("\n", "") + "\n")
     else:
-        session.out("[]\n")
+        _show_template(session, format_text, found)
     if problems:
         raise Exit(1, "\n".join(problems))
     return 0
@@ -65,17 +66,14 @@ def _show(session: Session, format_text: str, names: list[str], fetch: Callable[
 def _show_template(session: Session, format_text: str, found: list[str]) -> None:
     from wherry.cli.template.evaluate import Template
     from wherry.cli.template.nodes import TemplateError
-    from wherry.cli.template.values import to_json
     from wherry.client.jsontext import loads
 
-    if format_text == "json":
-        for text in found:
-            session.out(to_json(typed(loads(text))) + "\n")
-        return
     try:
         template = Template(format_text, strict=True)
     except TemplateError as exc:
         raise Exit(64, f"template parsing error: {exc}") from None
+    if not found:
+        session.out("\n")
     for text in found:
         try:
             value = typed(loads(text))

@@ -85,13 +85,13 @@ def show(
         if not is_table:
             session.out("".join(lines_text))
             return
-        head = Template(text, functions=HEADER_FUNCTIONS).render(_HeaderRecord(headers))
+        head = Template(text, functions=HEADER_FUNCTIONS).render(_header_record(headers))
     except TemplateError as exc:
         raise Exit(1, f"{run_error}: {exc}") from None
     session.out(tabulate_text(head + "\n" + "".join(lines_text)))
 
 
-def _HeaderRecord(headers: Mapping[str, str]) -> Any:
+def _header_record(headers: Mapping[str, str]) -> Any:
     from wherry.cli.template.values import MISSING, Record
 
     class Headers(dict[str, "Callable[[], Any]"]):

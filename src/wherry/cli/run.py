@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 
-from wherry.cli.attach import Front, check_tty, detach_keys_of, open_stream, wait_status
+from wherry.cli.attach import Front, attach_query, check_tty, detach_keys_of, open_stream, wait_status
 from wherry.cli.create import attached, create_body
 from wherry.cli.flags import Command, Options
 from wherry.cli.reference import parse_reference
 from wherry.cli.run_flags import CREATE_ROWS, RUN_ROWS
-from wherry.cli.session import PROGRAM, Exit, Session, describe, os_error
+from wherry.cli.session import PROGRAM, Exit, Session, describe, os_error, size_of
 from wherry.client.answers import items
 from wherry.client.api import ApiError, escape
 from wherry.errors import InvalidParameter, WherryError
@@ -78,7 +78,7 @@ def create_container(session: Session, options: Options, arguments: list[str], *
             session, f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"'
         )
     try:
-        body = create_body(options, image, command, console=_console())
+        body = create_body(options, image, command, console=size_of(1))
     except (ValueError, OSError) as exc:
         raise _refuse(session, os_error(exc) if isinstance(exc, OSError) else str(exc)) from None
     if keep:
@@ -120,12 +120,6 @@ def _is_id(image: str) -> bool:
     return len(image) == 64 and set(image) <= set("0123456789abcdef")
 
 
-def _console() -> tuple[int, int] | None:
-    from wherry.cli.terminal import size_of
-
-    return size_of(1)
-
-
 def _create(session: Session, options: Options, body: dict[str, Any]) -> Any:
     query: list[tuple[str, str]] = []
     if options.text("name"):
@@ -155,41 +149,50 @@ def _run(session: Session, options: Options, arguments: list[str]) -> int:
     if options.on("rm") and options.text("restart") not in ("", "no"):
         raise _refuse(session, "conflicting options: cannot specify both --restart and --rm")
     check_tty(stdin=stdin and not detach, tty=tty)
-    trace = options.on("trace")
-    container_id = create_container(session, options, arguments, keep=trace)
+    streams = (stdin, stdout, stderr)
+    if options.on("trace") and not detach:
+        return _run_traced(session, options, arguments, streams)
+    container_id = create_container(session, options, arguments)
     path = f"/containers/{escape(container_id)}"
-    removes = options.on("rm") and not trace
-    if detach:
-        _start(session, path, None)
-        session.out(f"{container_id}\n")
-        return 0
-    code = _foreground(session, options, path, (stdin, stdout, stderr), removes=removes)
-    if trace:
+    if not detach:
+        return _foreground(session, options, path, streams, removes=options.on("rm"))[0]
+    _start(session, path, None)
+    session.out(f"{container_id}\n")
+    if options.on("trace"):
         from wherry.cli.trace import show_trace
 
-        try:
-            show_trace(session, path)
-        finally:
-            if options.on("rm"):
-                session.client.delete(path, (("v", "1"), ("force", "1")))
+        show_trace(session, path)
+    return 0
+
+
+def _run_traced(
+    session: Session, options: Options, arguments: list[str], streams: tuple[bool, bool, bool]
+) -> int:
+    """`run --trace` in the foreground. With `--rm` the container is removed by us, after it has been asked."""
+    from wherry.cli.trace import show_trace
+
+    path = f"/containers/{escape(create_container(session, options, arguments, keep=True))}"
+    goes_on = False
+    try:
+        code, goes_on = _foreground(session, options, path, streams, removes=False)
+        show_trace(session, path)
+    finally:
+        if options.on("rm") and not goes_on:
+            session.client.delete(path, (("v", "1"), ("force", "1")))
     return code
 
 
 def _foreground(
     session: Session, options: Options, path: str, streams: tuple[bool, bool, bool], *, removes: bool
-) -> int:
+) -> tuple[int, bool]:
+    """Attach, wait, start, carry the streams. The exit code, and whether the user left it running."""
     stdin, stdout, stderr = streams
     tty = options.on("tty")
     conversation = None
     keys = ""
     if stdin or stdout or stderr:
-        keys = detach_keys_of(session, options)
-        query = [("stream", "1")]
-        for name, wanted in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
-            if wanted:
-                query.append((name, "1"))
-        if keys:
-            query.append(("detachKeys", keys))
+        keys = detach_keys_of(session, options, tty=tty)
+        query = attach_query(streams, keys)
         conversation = open_stream(session, f"{path}/attach", query=query, stdin=stdin, tty=tty, keys=keys)
     condition = "removed" if removes else "next-exit"
     try:
@@ -203,9 +206,9 @@ def _foreground(
         if conversation is not None:
             conversation.pump(signals=front.signals, on_signal=front.on_signal)
             if conversation.detached:
-                return 0
+                return 0, True
         try:
-            return wait_status(wait, front.signals, front.on_signal)
+            return wait_status(wait, front.signals, front.on_signal), False
         except InvalidParameter:
             raise
         except WherryError as exc:

@@ -108,3 +108,12 @@ def is_terminal(fd: int) -> bool:
         return os.isatty(fd)
     except OSError:
         return False
+
+
+def size_of(fd: int) -> tuple[int, int] | None:
+    """(height, width) of the terminal, None where there is none."""
+    try:
+        size = os.get_terminal_size(fd)
+    except (OSError, ValueError):
+        return None
+    return (size.lines, size.columns) if size.lines and size.columns else None

@@ -1,8 +1,7 @@
-"""The user's terminal: raw mode, size, and the keys that detach from a container."""
+"""The user's terminal: raw mode, and the keys that detach from a container."""
 
 from __future__ import annotations
 
-import os
 import termios
 
 TYPE_CHECKING = False
@@ -48,15 +47,6 @@ class RawMode:
         if self._saved is not None:
             termios.tcsetattr(self._fd, termios.TCSANOW, self._saved)
             self._saved = None
-
-
-def size_of(fd: int) -> tuple[int, int] | None:
-    """(height, width) of the terminal, None where there is none."""
-    try:
-        size = os.get_terminal_size(fd)
-    except (OSError, ValueError):
-        return None
-    return (size.lines, size.columns) if size.lines and size.columns else None
 
 
 def parse_detach_keys(text: str) -> bytes:

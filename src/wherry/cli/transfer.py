@@ -174,7 +174,7 @@ def _import(session: Session, options: Options, arguments: list[str]) -> int:
         query.append(("message", options.text("message")))
     if options.text("platform"):
         query.append(("platform", options.text("platform")))
-    if len(arguments) == 2:
+    if len(arguments) > 1:
         try:
             parse_reference(arguments[1])
         except ValueError as exc:
@@ -232,7 +232,7 @@ ssh other wherry save busybox | wherry load
     "import": Command(
         _import,
         "[OPTIONS] file|URL|- [REPOSITORY[:TAG]]",
-        (1, 2),
+        (1, None),
         (
             ("change", "c", LIST, "Apply Dockerfile instruction to the created image"),
             ("message", "m", STRING, "Set commit message for imported image"),

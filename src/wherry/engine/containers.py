@@ -37,7 +37,7 @@ from wherry.engine.names import check_name, suggest_name
 from wherry.engine.records import Condition, Container, ContainerRecord, ContainerState, Waiter, encode_row
 from wherry.engine.times import parse_timestamp
 from wherry.engine.views import Filters
-from wherry.errors import Conflict, InvalidParameter, NotFound, Unsupported
+from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, Unsupported
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import (
     ContainerCreate,
@@ -459,7 +459,16 @@ class Containers:
             connection.execute("DELETE FROM name WHERE container_id=?", (container_id,))
             connection.execute("DELETE FROM container WHERE id=?", (container_id,))
 
-        await context.database.run(delete, durable=not container.record.host.auto_remove)
+        durable = not container.record.host.auto_remove
+        try:
+            await context.database.run(delete, durable=durable)
+        except Internal:  # a full disk has no room to note a removal: make some
+            try:
+                await asyncio.to_thread(self._delete_files, container_id)
+                await context.database.run(delete, durable=durable)
+            except BaseException:
+                container.state.become("exited")
+                raise
         killpoint("remove:row-deleted")
         self._by_id.pop(container_id, None)
         self._ids.pop(container.name, None)

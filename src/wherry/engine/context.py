@@ -21,7 +21,7 @@ from wherry.engine.launching import Launching
 from wherry.engine.log_details import details_for
 from wherry.engine.records import Container, ContainerRecord, encode_row
 from wherry.engine.settings import EngineSettings
-from wherry.errors import InvalidParameter
+from wherry.errors import Internal, InvalidParameter
 from wherry.model.containers import HealthConfig, LogConfig
 from wherry.network.networks import Networks
 from wherry.oci.image import ContainerConfig as ImageContainerConfig
@@ -31,6 +31,9 @@ from wherry.store.snapshots.driver import SnapshotDriver
 from wherry.store.store import Store
 
 _log = logging.getLogger(__name__)
+
+SAVE_RETRY_S, SAVE_ATTEMPTS = 2.0, 1800
+SETTLE_S = 3.0
 
 
 class Context:
@@ -81,8 +84,12 @@ class Context:
             _log.error("background work failed", exc_info=error)
 
     async def settle(self) -> None:
-        """Wait for the tasks under way."""
-        while self._tasks:
+        """Give the tasks under way a moment to end, then end them: the next engine finds what they left."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=SETTLE_S)
+        for task in set(self._tasks):
+            task.cancel()
+        if self._tasks:
             await asyncio.wait(set(self._tasks))
 
     # Places
@@ -95,12 +102,12 @@ class Context:
 
     def paths(self, container_id: str) -> dict[str, str]:
         """Where a container's own files lie, as `inspect` shows them."""
-        base = self.container_dir(container_id)
+        base = self.exec_dir(container_id)  # written anew at every start, so they need not outlast a reboot
         return {
             "hosts": os.path.join(base, "hosts"),
             "hostname": os.path.join(base, "hostname"),
             "resolv_conf": os.path.join(base, "resolv.conf"),
-            "log": os.path.join(base, f"{container_id}-json.log"),
+            "log": os.path.join(self.container_dir(container_id), f"{container_id}-json.log"),
         }
 
     def etc_files(self, container_id: str) -> bundle.EtcFiles:
@@ -284,6 +291,26 @@ class Context:
             connection.execute("UPDATE container SET state=? WHERE id=?", (state, container_id))
 
         await self.database.run(update, durable=not container.record.host.auto_remove)
+
+    async def save_state_if_possible(self, container: Container) -> None:
+        """As `save_state`, for what has happened whether it can be written down or not: tried again until it is.
+
+        Should this process end first, the shim's own record of the exit is still there.
+        """
+        try:
+            await self.save_state(container)
+        except Internal as exc:
+            _log.error("the state of container %s is not on disk yet: %s", container.id, exc)
+            self.spawn(self._save_state_later(container))
+
+    async def _save_state_later(self, container: Container) -> None:
+        for _ in range(SAVE_ATTEMPTS):
+            await asyncio.sleep(SAVE_RETRY_S)
+            try:
+                await self.save_state(container)
+                return
+            except Internal:
+                continue
 
     async def save_record(self, container: Container) -> None:
         config, container_id = encode_row(container.record), container.id

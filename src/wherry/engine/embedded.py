@@ -1,42 +1,45 @@
-"""The engine inside a Python program: no daemon, no HTTP.
+"""The engine inside an asyncio program: no daemon, no HTTP.
 
-    from wherry import Engine
+    async with AsyncEngine(root="/var/lib/myapp/containers") as engine:
+        await engine.import_image("rootfs.tar", "busybox")
+        result = await engine.run("busybox", ["echo", "hello"])
+        print(result.stdout)
 
-    with Engine(root="/var/lib/myapp/containers") as engine:
-        engine.import_image("rootfs.tar", "busybox")
-        print(engine.run("busybox", ["echo", "hello"]).stdout)
+This is the daemon's own engine: containers outlive the program unless it removes them, one engine at a time has a
+data root (whichever of daemon and program came first; the second is refused with Conflict), and a daemon started on
+the same root later finds everything. `wherry.Engine` (blocking.py) is the same for plain code.
 
-`AsyncEngine` has the same methods as coroutines; `Engine` runs one on a thread of its own. Both are the daemon's own
-engine: containers outlive the program unless it removes them, one engine at a time has a data root, and a daemon
-started on the same root later finds everything.
+A call that is cancelled leaves nothing half-made: what it began is finished first, and then undone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
-import socket
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, TypeVar
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import msgspec
 
-from wherry.engine.attach import Attachment, AttachOptions
-from wherry.engine.engine import Engine as _Engine
+from wherry.engine.attach import AttachOptions
+from wherry.engine.engine import Engine
 from wherry.engine.logs import LogsOptions
+from wherry.engine.output import Unframe, connect, exchange
 from wherry.engine.settings import EngineSettings
-from wherry.errors import NotFound, Unavailable, WherryError
+from wherry.errors import Conflict, InvalidParameter, NotFound, Unavailable
 from wherry.model.containers import ContainerCreate, ContainerInspect, ContainerSummary, HostConfig
 from wherry.model.execs import ExecCreate, ExecStart
-from wherry.model.images import ImageSummary
+from wherry.model.images import AuthConfig, ImageSummary
+from wherry.oci.reference import parse_reference
 
 T = TypeVar("T")
 
-MAX_OUTPUT = 64 << 20
-"""Bytes of one stream that `run` and `exec` keep in memory; what is more is refused."""
+DEFAULT_ROOT, DEFAULT_RUN_ROOT = "/var/lib/wherry", "/run/wherry"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,392 +50,364 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     stderr: bytes
 
 
-class AsyncEngine:
-    """An engine for asyncio. `async with AsyncEngine(root=…) as engine:`; raises `wherry.errors`."""
+class Options(TypedDict, total=False):
+    """What `run` and `start` take by keyword. `host` holds everything that has no word of its own here."""
 
-    def __init__(self, *, root: str = "/var/lib/wherry", run_root: str = "", **settings: Any) -> None:
-        """`root` is kept over reboots, `run_root` (default: below /run, named after `root`) is not; `settings` are
-        the fields of `wherry.engine.settings.EngineSettings`."""
+    name: str
+    env: Mapping[str, str]
+    user: str
+    working_dir: str
+    entrypoint: Sequence[str]
+    labels: Mapping[str, str]
+    network: str  # "bridge" (the default), "none", "host" or "container:NAME"
+    binds: Sequence[str]  # "/on/the/host:/in/the/container" and, if wanted, ":ro"
+    memory_bytes: int
+    read_only: bool
+    pull: bool  # pull the image where it is missing; True unless said otherwise
+    host: HostConfig
+
+
+class AsyncEngine:
+    """An engine for asyncio: `async with AsyncEngine(root=…) as engine`. Raises `wherry.errors`."""
+
+    def __init__(self, *, root: str = DEFAULT_ROOT, run_root: str = "", **settings: Any) -> None:
+        """`root` is kept over reboots; `run_root` (by default below /run, named after `root`) is not.
+
+        `settings` are fields of `wherry.engine.settings.EngineSettings`. Where `bridge` is not among them, engines
+        with different roots have different bridges.
+        """
         root = os.path.abspath(root)
-        run_root = run_root or ("/run/wherry" if root == "/var/lib/wherry" else f"/run/wherry-{_slug(root)}")
-        self._settings = EngineSettings(data_root=root, exec_root=run_root, **settings)
-        self._engine: _Engine | None = None
+        is_default = root == DEFAULT_ROOT
+        run_root = run_root or (DEFAULT_RUN_ROOT if is_default else f"{DEFAULT_RUN_ROOT}-{_slug(root)}")
+        if not is_default:
+            settings.setdefault("bridge", f"wh-{_slug(root)}")
+        try:
+            self._settings = EngineSettings(data_root=root, exec_root=run_root, **settings)
+        except TypeError as exc:
+            raise InvalidParameter(f"unknown setting: {exc}") from exc
+        self._engine: Engine | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def temporary(cls, **settings: Any) -> AsyncGenerator[AsyncEngine]:
+        """An engine of which nothing is left afterwards: for tests, and for work that keeps nothing.
+
+        Its containers, images, bridge and firewall rules go, also when the block ends by an exception.
+        """
+        root = tempfile.mkdtemp(prefix="wherry-", dir="/var/tmp")
+        engine = cls(root=root, **settings)
+        try:
+            async with engine:
+                try:
+                    yield engine
+                finally:
+                    await engine._finish(engine.services.dismantle())
+        finally:
+            for folder in (root, engine._settings.exec_root):
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def __aenter__(self) -> AsyncEngine:
-        self._engine = await _Engine.open(self._settings)
+        if self._engine is not None:
+            raise Conflict("this engine is open already")
+        self._engine = await Engine.open(self._settings)
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._engine is not None:
-            await self._engine.launcher.stop()  # it ends with the last container that still runs
-            await self._engine.close()
-            self._engine = None
+        engine, self._engine = self.services, None
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+        await engine.close()
 
     @property
-    def services(self) -> _Engine:
-        """Everything else the engine can do, as the API's own calls: `services.containers.inspect(…)`."""
+    def services(self) -> Engine:
+        """Everything else the engine can do, as the API's own calls: `services.containers.rename(…)`."""
         if self._engine is None:
             raise Unavailable("the engine is not open: use it in a `with` block")
         return self._engine
 
     # Images
 
-    async def pull(self, reference: str, *, platform: str | None = None) -> None:
+    async def pull(
+        self, reference: str, *, platform: str | None = None, auth: AuthConfig | None = None
+    ) -> None:
         """Pull an image from its registry. Raises what the registry said."""
-        await _last(self.services.images.pull(reference, "", platform=platform, auth=None))
+        wanted = parse_reference(reference)
+        messages = self.services.images.pull(
+            wanted.repository, wanted.digest or wanted.tag or "latest", platform=platform, auth=auth
+        )
+        async with aclosing(messages):
+            async for _ in messages:
+                pass
 
     async def load(self, path: str) -> list[str]:
         """Load the images of an archive that `save` (ours or Docker's) wrote; their references or IDs."""
         loaded: list[str] = []
-        async for message in self.services.images.load(_file_chunks(path)):
-            _raise_failure(message)
-            text = str(message.get("stream", "")).strip()
-            for start in ("Loaded image: ", "Loaded image ID: "):
-                if text.startswith(start):
-                    loaded.append(text.removeprefix(start))
+        async with (
+            aclosing(_chunks_of(path)) as chunks,
+            aclosing(self.services.images.load(chunks)) as messages,
+        ):
+            async for message in messages:
+                text = str(message.get("stream", "")).strip()
+                for start in ("Loaded image: ", "Loaded image ID: "):
+                    if text.startswith(start):
+                        loaded.append(text.removeprefix(start))
         return loaded
 
+    async def save(self, references: Sequence[str], path: str) -> None:
+        """Write images to an archive that `load` (ours or Docker's) reads. No half of one is left at `path`."""
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(os.path.abspath(path)), delete=False) as file:
+            try:
+                async with aclosing(self.services.images.save(references)) as pieces:
+                    async for piece in pieces:
+                        await asyncio.to_thread(file.write, piece)
+                file.flush()
+                os.rename(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+
     async def import_image(self, path: str, reference: str, *, changes: Sequence[str] = ()) -> str:
-        """Make an image of a tar of a root filesystem; its ID."""
-        repository, _, tag = reference.partition(":")
-        messages = self.services.images.import_image(
-            "-", repository, tag, changes=changes, stream=_file_chunks(path)
-        )
-        return str((await _last(messages)).get("status", ""))
+        """Make an image of a tar of a root filesystem; its ID. `changes` are lines of a Dockerfile (`CMD ["sh"]`)."""
+        wanted = parse_reference(reference)
+        image_id = ""
+        async with aclosing(_chunks_of(path)) as chunks:
+            messages = self.services.images.import_image(
+                "-", wanted.repository, wanted.tag or "", changes=changes, stream=chunks
+            )
+            async with aclosing(messages):
+                async for message in messages:
+                    image_id = str(message.get("status", ""))
+        return image_id
 
     async def images(self) -> list[ImageSummary]:
         return await self.services.images.list()
 
+    async def remove_image(self, reference: str, *, force: bool = False) -> None:
+        """Take a name from an image, and with the last name the image. Raises Conflict while a container has it."""
+        await self.services.images.remove(reference, force=force)
+
     # Containers
 
     async def run(
-        self,
-        image: str,
-        command: Sequence[str] = (),
-        *,
-        input: bytes = b"",
-        pull: bool = True,
-        host: HostConfig | None = None,
-        **config: Any,
+        self, image: str, command: Sequence[str] = (), *, input: bytes = b"", **options: Unpack[Options]
     ) -> Result:
-        """Run a command in a new container, wait for its end, remove it.
+        """Run a command in a new container, wait for its end, and remove the container.
 
-        `config` are fields of `ContainerCreate` (`env`, `working_dir`, `user`, …), `host` holds the rest.
+        Raises what keeps the command from being started: NotFound where there is no such image, InvalidParameter
+        where there is no such program. A program that starts and fails is a Result.
         """
-        host = host or HostConfig()
-        container_id = await self._create(
-            image, command, pull, host, open_stdin=bool(input), stdin_once=bool(input), **config
-        )
-        containers = self.services.containers
+        container = await self._create(image, command, options, has_input=bool(input))
         try:
-            attachment = await containers.attach(
-                container_id, AttachOptions(stream=True, stdin=bool(input), stdout=True, stderr=True)
+            services = self.services.containers
+            attachment = await services.attach(
+                container.id, AttachOptions(stream=True, stdin=bool(input), stdout=True, stderr=True)
             )
-            waiting = await containers.wait(container_id, "next-exit")
-            client = await _deliver(attachment)
-            reading = asyncio.ensure_future(_collect(client, input))
+            waiting = await services.wait(container.id, "next-exit")
+            client = await connect(attachment)
+            talking = asyncio.ensure_future(exchange(client, input, mux=attachment.mux))
             try:
-                await containers.start(container_id)
-                stdout, stderr = await reading
+                await self._whole(services.start(container.id))
+                stdout, stderr = await talking
                 ended = await waiting.result()
             finally:
-                reading.cancel()
+                talking.cancel()
         finally:
-            await containers.remove(container_id, force=True)
+            await self._finish(self._discard(container))
         return Result(exit_code=ended.status_code, stdout=stdout, stderr=stderr)
 
     async def start(
-        self,
-        image: str,
-        command: Sequence[str] = (),
-        *,
-        pull: bool = True,
-        host: HostConfig | None = None,
-        **config: Any,
-    ) -> str:
-        """Start a container in the background; its ID."""
-        container_id = await self._create(image, command, pull, host or HostConfig(), **config)
+        self, image: str, command: Sequence[str] = (), **options: Unpack[Options]
+    ) -> AsyncContainer:
+        """Start a container in the background. `async with await engine.start(…)` removes it afterwards."""
+        container = await self._create(image, command, options)
         try:
-            await self.services.containers.start(container_id)
+            await self._whole(self.services.containers.start(container.id))
         except BaseException:
-            await self.services.containers.remove(container_id, force=True)
+            await self._finish(self._discard(container))
             raise
-        return container_id
+        return container
+
+    def container(self, reference: str) -> AsyncContainer:
+        """The container with this name, ID or start of an ID. Raises NotFound."""
+        return AsyncContainer(self, self.services.containers.find(reference).id)
+
+    async def containers(self, *, all: bool = False) -> list[ContainerSummary]:
+        """Those that run, or all, the newest first."""
+        return await self.services.containers.list(all=all)
 
     async def _create(
-        self,
-        image: str,
-        command: Sequence[str],
-        pull: bool,
-        host: HostConfig,
-        *,
-        name: str | None = None,
-        **config: Any,
-    ) -> str:
-        body = ContainerCreate(image=image, cmd=list(command) or None, host_config=host, **config)
+        self, image: str, command: Sequence[str], options: Options, *, has_input: bool = False
+    ) -> AsyncContainer:
+        body = _request(image, command, options, has_input=has_input)
+
+        async def create() -> AsyncContainer:
+            created = await self.services.containers.create(body, name=options.get("name"))
+            return AsyncContainer(self, created.id)
+
         try:
-            return (await self.services.containers.create(body, name=name)).id
-        except NotFound:
-            if not pull:
+            return await self._whole(create(), undo=self._discard)
+        except NotFound as exc:
+            if not options.get("pull", True) or not str(exc).startswith("No such image: "):
                 raise
         await self.pull(image)
-        return (await self.services.containers.create(body, name=name)).id
+        return await self._whole(create(), undo=self._discard)
+
+    async def _discard(self, container: AsyncContainer) -> None:
+        try:
+            await self.services.containers.remove(container.id, force=True)
+        except (NotFound, Conflict):
+            pass  # it removed itself, or is about to
+
+    # Calls that must not stop in the middle
+
+    async def _whole(
+        self, work: Coroutine[Any, Any, T], *, undo: Callable[[T], Coroutine[Any, Any, None]] | None = None
+    ) -> T:
+        """`work`'s result. If we are cancelled meanwhile it goes on to its end, and `undo` takes its result back."""
+        task = self._own(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await self._finish(_take_back(task, undo))
+            raise
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` to its end, cancelled or not."""
+        await asyncio.shield(self._own(work))
+
+    def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that the engine waits for before it closes."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class AsyncContainer:
+    """A container that was started, or found. As a context manager it is removed, running or not, at the end."""
+
+    def __init__(self, engine: AsyncEngine, container_id: str) -> None:
+        self._engine = engine
+        self.id = container_id
+
+    def __repr__(self) -> str:
+        return f"<container {self.id[:12]}>"
+
+    async def __aenter__(self) -> AsyncContainer:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._engine._finish(self._engine._discard(self))  # pyright: ignore[reportPrivateUsage]: one module
 
     async def exec(
         self,
-        container: str,
         command: Sequence[str],
         *,
         input: bytes = b"",
         user: str = "",
         env: Mapping[str, str] | None = None,
+        working_dir: str = "",
     ) -> Result:
-        """Run another command in a running container."""
-        execs = self.services.execs
-        created = await execs.create(
-            container,
-            ExecCreate(
-                cmd=list(command),
-                user=user,
-                env=[f"{key}={value}" for key, value in (env or {}).items()] or None,
-                attach_stdin=bool(input),
-                attach_stdout=True,
-                attach_stderr=True,
-            ),
-        )
-        attachment = await execs.start(created.id, ExecStart())
-        assert attachment is not None
-        stdout, stderr = await _collect(await _deliver(attachment), input)
-        code = await execs.wait(created.id)
-        return Result(exit_code=code, stdout=stdout, stderr=stderr)
+        """Run another command in it. A program that is not there is exit code 127, as in a shell.
 
-    async def logs(
-        self, container: str, *, follow: bool = False, tail: int | None = None
-    ) -> AsyncIterator[bytes]:
-        """What a container has written, stdout and stderr together, in pieces; with `follow` until it ends."""
+        Like a process of Docker's, it goes on when the call is cancelled; it ends with its container.
+        """
+        execs = self._engine.services.execs
+        body = ExecCreate(
+            cmd=list(command),
+            user=user,
+            env=_pairs(env),
+            working_dir=working_dir,
+            attach_stdin=bool(input),
+            attach_stdout=True,
+            attach_stderr=True,
+        )
+        created = await execs.create(self.id, body)
+        attachment = await execs.start(created.id, ExecStart())
+        assert attachment is not None  # only a detached one has none
+        stdout, stderr = await exchange(await connect(attachment), input, mux=True)
+        return Result(exit_code=await execs.wait(created.id), stdout=stdout, stderr=stderr)
+
+    async def logs(self, *, follow: bool = False, tail: int | None = None) -> AsyncGenerator[bytes]:
+        """What it has written, stdout and stderr together, in pieces that end with a line; with `follow` until it ends."""
         options = LogsOptions(stdout=True, stderr=True, follow=follow, tail=tail)
-        stream = await self.services.containers.logs(container, options)
-        unframe = _Unframe()
+        stream = await self._engine.services.containers.logs(self.id, options)
+        unframe = Unframe()
         try:
             async for chunk in stream:
-                if not stream.mux:
-                    yield chunk
-                    continue
-                for _, data in unframe.feed(chunk):
+                data = b"".join(piece for _, piece in unframe.feed(chunk)) if stream.mux else chunk
+                if data:
                     yield data
         finally:
             await stream.aclose()
 
-    async def wait(self, container: str) -> int:
-        """The exit code, once the container has ended."""
-        waiting = await self.services.containers.wait(container)
+    async def wait(self) -> int:
+        """The exit code, once it has ended."""
+        waiting = await self._engine.services.containers.wait(self.id)
         return (await waiting.result()).status_code
 
-    async def stop(self, container: str, *, timeout_s: int | None = None) -> None:
-        await self.services.containers.stop(container, timeout_s=timeout_s)
+    async def stop(self, *, timeout_s: int | None = None) -> None:
+        """Stopped when this returns: by its stop signal, or after `timeout_s` (10, or its own) by SIGKILL."""
+        await self._engine.services.containers.stop(self.id, timeout_s=timeout_s)
 
-    async def remove(self, container: str, *, force: bool = False) -> None:
-        await self.services.containers.remove(container, force=force)
+    async def remove(self, *, force: bool = False) -> None:
+        """Gone when this returns. One that runs is refused without `force`."""
+        await self._engine.services.containers.remove(self.id, force=force)
 
-    async def inspect(self, container: str) -> ContainerInspect:
-        return await self.services.containers.inspect(container)
-
-    async def containers(self, *, all: bool = False) -> list[ContainerSummary]:
-        return await self.services.containers.list(all=all)
-
-
-class Engine:
-    """The same for plain code: each method blocks until the coroutine of `AsyncEngine` with its name is done."""
-
-    def __init__(self, *, root: str = "/var/lib/wherry", run_root: str = "", **settings: Any) -> None:
-        self._inner = AsyncEngine(root=root, run_root=run_root, **settings)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="wherry-engine", daemon=True)
-
-    def __enter__(self) -> Engine:
-        self._thread.start()
-        try:
-            self._do(self._inner.__aenter__())
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._do(self._inner.__aexit__(kind, error, trace))
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def pull(self, reference: str, *, platform: str | None = None) -> None:
-        self._do(self._inner.pull(reference, platform=platform))
-
-    def load(self, path: str) -> list[str]:
-        return self._do(self._inner.load(path))
-
-    def import_image(self, path: str, reference: str, *, changes: Sequence[str] = ()) -> str:
-        return self._do(self._inner.import_image(path, reference, changes=changes))
-
-    def images(self) -> list[ImageSummary]:
-        return self._do(self._inner.images())
-
-    def run(
-        self, image: str, command: Sequence[str] = (), *, input: bytes = b"", pull: bool = True,
-        host: HostConfig | None = None, **config: Any,
-    ) -> Result:  # fmt: skip
-        return self._do(self._inner.run(image, command, input=input, pull=pull, host=host, **config))
-
-    def start(
-        self,
-        image: str,
-        command: Sequence[str] = (),
-        *,
-        pull: bool = True,
-        host: HostConfig | None = None,
-        **config: Any,
-    ) -> str:
-        return self._do(self._inner.start(image, command, pull=pull, host=host, **config))
-
-    def exec(
-        self,
-        container: str,
-        command: Sequence[str],
-        *,
-        input: bytes = b"",
-        user: str = "",
-        env: Mapping[str, str] | None = None,
-    ) -> Result:
-        return self._do(self._inner.exec(container, command, input=input, user=user, env=env))
-
-    def logs(self, container: str, *, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
-        stream = self._inner.logs(container, follow=follow, tail=tail)
-        try:
-            while True:
-                try:
-                    yield self._do(_next(stream))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._do(_close(stream))
-
-    def wait(self, container: str) -> int:
-        return self._do(self._inner.wait(container))
-
-    def stop(self, container: str, *, timeout_s: int | None = None) -> None:
-        self._do(self._inner.stop(container, timeout_s=timeout_s))
-
-    def remove(self, container: str, *, force: bool = False) -> None:
-        self._do(self._inner.remove(container, force=force))
-
-    def inspect(self, container: str) -> ContainerInspect:
-        return self._do(self._inner.inspect(container))
-
-    def containers(self, *, all: bool = False) -> list[ContainerSummary]:
-        return self._do(self._inner.containers(all=all))
+    async def inspect(self) -> ContainerInspect:
+        return await self._engine.services.containers.inspect(self.id)
 
 
-# Streams
+def _request(
+    image: str, command: Sequence[str], options: Options, *, has_input: bool = False
+) -> ContainerCreate:
+    """The API's request for these options. Raises TypeError for a word that is not one of `Options`."""
+    unknown = sorted(set(options) - set(Options.__annotations__))
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}: there are {', '.join(Options.__annotations__)}")
+    if isinstance(command, str):
+        raise TypeError(f"command {command!r}: give a list of its words, or ['sh', '-c', command]")
+    host = msgspec.structs.replace(options.get("host") or HostConfig())
+    if "network" in options:
+        host.network_mode = options["network"]
+    if "binds" in options:
+        host.binds = list(options["binds"])
+    if "memory_bytes" in options:
+        host.memory = options["memory_bytes"]
+    if "read_only" in options:
+        host.readonly_rootfs = options["read_only"]
+    return ContainerCreate(
+        image=image,
+        cmd=list(command) or None,
+        env=_pairs(options.get("env")),
+        user=options.get("user", ""),
+        working_dir=options.get("working_dir", ""),
+        entrypoint=list(options["entrypoint"]) if "entrypoint" in options else None,
+        labels=dict(options["labels"]) if "labels" in options else None,
+        open_stdin=has_input,
+        stdin_once=has_input,
+        host_config=host,
+    )
 
 
-class _Unframe:
-    """Takes the 8-byte frames of the multiplexed stream apart, however they are cut."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        self._buffer += data
-        found: list[tuple[int, bytes]] = []
-        while len(self._buffer) >= 8:
-            end = 8 + int.from_bytes(self._buffer[4:8], "big")
-            if len(self._buffer) < end:
-                break
-            found.append((self._buffer[0], bytes(self._buffer[8:end])))
-            del self._buffer[:end]
-        return found
+def _pairs(env: Mapping[str, str] | None) -> list[str] | None:
+    return [f"{key}={value}" for key, value in env.items()] if env else None
 
 
-async def _deliver(attachment: Attachment) -> socket.socket:
-    """Our end of a connection whose other end the engine has."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    try:
-        await attachment.deliver(theirs, b"")
-    except BaseException:
-        ours.close()
-        raise
-    return ours
+async def _take_back(task: asyncio.Task[T], undo: Callable[[T], Coroutine[Any, Any, None]] | None) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled() and task.exception() is None and undo is not None:
+        await undo(task.result())
 
 
-async def _collect(client: socket.socket, data: bytes) -> tuple[bytes, bytes]:
-    """Send `data` as stdin, close it, and read stdout and stderr to their end."""
-    loop = asyncio.get_running_loop()
-    outputs: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
-    unframe = _Unframe()
-
-    async def send() -> None:
-        try:
-            await loop.sock_sendall(client, data)
-            client.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the process ended without reading all of it
-
-    sending = asyncio.ensure_future(send())
-    try:
-        while chunk := await loop.sock_recv(client, 1 << 18):
-            for stream, piece in unframe.feed(chunk):
-                output = outputs.setdefault(stream, bytearray())
-                if len(output) + len(piece) > MAX_OUTPUT:
-                    raise WherryError(f"the command wrote more than {MAX_OUTPUT} bytes: read its log instead")
-                output += piece
-    finally:
-        sending.cancel()
-        client.close()
-    return bytes(outputs[1]), bytes(outputs[2])
-
-
-async def _last(messages: AsyncIterator[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The last of progress messages; the failure among them raised."""
-    last: Mapping[str, Any] = {}
-    async for message in messages:
-        _raise_failure(message)
-        last = message
-    return last
-
-
-def _raise_failure(message: Mapping[str, Any]) -> None:
-    if message.get("error"):
-        raise WherryError(str(message["error"]))
-
-
-async def _file_chunks(path: str) -> AsyncIterator[bytes]:
+async def _chunks_of(path: str) -> AsyncGenerator[bytes]:
     file = await asyncio.to_thread(open, path, "rb")
     try:
         while chunk := await asyncio.to_thread(file.read, 1 << 20):
             yield chunk
     finally:
         file.close()
-
-
-async def _next(stream: AsyncIterator[bytes]) -> bytes:
-    return await anext(stream)
-
-
-async def _close(stream: AsyncIterator[bytes]) -> None:
-    close = getattr(stream, "aclose", None)
-    if close is not None:
-        await close()
 
 
 def _slug(path: str) -> str:

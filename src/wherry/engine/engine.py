@@ -23,7 +23,7 @@ from wherry.engine.networks import NetworkDirectory
 from wherry.engine.restore import restore
 from wherry.engine.settings import EngineSettings
 from wherry.engine.system import System, host_facts
-from wherry.errors import Conflict, Unsupported
+from wherry.errors import Conflict, NotFound, Unsupported
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.registry.client import Client
 from wherry.registry.fetch import Registry
@@ -62,7 +62,9 @@ class Engine:
         """Take the data root and recover. Raises Conflict when another engine has it."""
         async with AsyncExitStack() as undo:
             make_roots(settings)
-            undo.callback(os.close, lock_root(settings.data_root))
+            undo.callback(os.close, lock_root(settings.data_root, "data root"))
+            if not os.path.samefile(settings.data_root, settings.exec_root):
+                undo.callback(os.close, lock_root(settings.exec_root, "exec root"))
             store = await _open_store(settings)
             undo.push_async_callback(store.close)
             engine_id = await store.database.run(_engine_id)
@@ -118,6 +120,17 @@ class Engine:
         await self._context.settle()
         await self._closing.aclose()
 
+    async def dismantle(self) -> None:
+        """Before the last `close`: remove every container, and all that this engine made outside its roots."""
+        for container in self.containers.all():
+            try:
+                await self.containers.remove(container.id, force=True)
+            except (Conflict, NotFound):
+                pass  # it is being removed just now
+        await self._context.settle()
+        await self._context.networks.remove_all()
+        await self.launcher.stop()
+
 
 def make_roots(settings: EngineSettings) -> None:
     for path, mode in (
@@ -129,9 +142,9 @@ def make_roots(settings: EngineSettings) -> None:
         os.makedirs(path, mode=mode, exist_ok=True)
 
 
-def lock_root(data_root: str) -> int:
-    """The descriptor that makes this process the data root's owner until it is closed, or the process dies."""
-    path = os.path.join(data_root, "lock")
+def lock_root(root: str, what: str) -> int:
+    """The descriptor that makes this process the owner of `root` until it is closed, or the process dies."""
+    path = os.path.join(root, "lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,8 +152,8 @@ def lock_root(data_root: str) -> int:
         holder = os.read(descriptor, 32).decode(errors="replace").strip()
         os.close(descriptor)
         raise Conflict(
-            f"data root {data_root} is in use by another engine (process {holder or 'unknown'}): stop that one, or"
-            " choose another data root"
+            f"{what} {root} is in use by another engine (process {holder or 'unknown'}): stop that one, or choose"
+            f" another {what}"
         ) from exc
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

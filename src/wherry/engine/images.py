@@ -20,9 +20,10 @@ from wherry.engine.image_filters import Filters
 from wherry.engine.imports import import_image
 from wherry.engine.loads import load
 from wherry.engine.progress import Message
-from wherry.engine.pulls import Emit, Pulls, credentials_from, short
+from wherry.engine.pulls import Emit, Pulls, credentials_from
+from wherry.engine.removals import ImageUser, Removals
 from wherry.engine.saves import save
-from wherry.errors import Conflict, InvalidParameter, NotFound
+from wherry.errors import InvalidParameter, NotFound
 from wherry.linux import memory
 from wherry.model.containers import NEVER, GraphDriverData, HealthConfig
 from wherry.model.images import (
@@ -46,13 +47,6 @@ from wherry.store.images import Image, Tag
 from wherry.store.store import Store
 
 MAX_CACHED_CONFIGS = 256
-
-
-class ImageUser(msgspec.Struct, frozen=True):
-    """A container made of an image."""
-
-    container_id: str
-    is_running: bool
 
 
 class ResolvedImage(msgspec.Struct, frozen=True):
@@ -83,7 +77,7 @@ class Images:
         self._pulls = Pulls(store, registry, emit, concurrent_downloads=concurrent_downloads)
         self._configs: dict[Digest, ImageConfig] = {}
         self._naming = asyncio.Lock()
-        """Held from looking at names and users to changing them."""
+        self._removals = Removals(store, emit, users, self._labels, self._naming)
 
     async def resolve(self, name: str, *, platform: str | None = None) -> ResolvedImage:
         """The image a container is to be made of. Raises NotFound with Docker's `No such image: x:latest`."""
@@ -99,6 +93,19 @@ class Images:
                     f"does not match the specified platform ({format_platform(wanted)})"
                 )
         return ResolvedImage(image.id, config, tuple(layer.chain_id for layer in image.layers))
+
+    @asynccontextmanager
+    async def held(self, name: str, *, platform: str | None = None) -> AsyncGenerator[ResolvedImage]:
+        """As `resolve`, and the image's layers stay on disk until the end, even if it is removed meanwhile.
+
+        For creating a container: between looking an image up and having a writable layer on top of it, nothing else
+        keeps its layers.
+        """
+        with self._store.lease() as lease:
+            image = await self.resolve(name, platform=platform)
+            await lease.hold(image.id, *image.chain_ids)
+            await self._store.images.get_by_id(image.id)  # gone while a removal was waited for: NotFound
+            yield image
 
     async def list(
         self,
@@ -232,36 +239,11 @@ class Images:
         `noprune` keeps untagged parents; parents are not kept here at all.
         """
         del noprune
-        async with self._naming:
-            return await self._remove(name, force)
+        return await self._removals.remove(name, force=force)
 
     async def prune(self, filters: Filters | None = None) -> ImagesPruned:
         """Remove images without a name (`dangling=false`: without a container) and what only they needed."""
-        filters = filters or {}
-        image_filters.check_names(filters, image_filters.PRUNE_FILTERS)
-        is_dangling_only = image_filters.truth(filters, "dangling", True)
-        until = image_filters.until_ns(filters)
-        removed: list[ImageDelete] = []
-        async with self._naming:
-            before = await self._store.images.layer_sizes()
-            for image in await self._store.images.all():
-                if until is not None and image.created_ns > until:
-                    continue
-                config = await self._config(image.id)
-                labels = (config.config.labels if config.config else None) or {}
-                if not image_filters.has_labels(filters.get("label", ()), labels):
-                    continue
-                if any(image_filters.has_labels((item,), labels) for item in filters.get("label!", ())):
-                    continue
-                tags = await self._store.images.tags_of(image.id)
-                if self._users(image.id) or (is_dangling_only and tags):
-                    continue
-                removed += await self._delete(image.id)
-            after = await self._store.images.layer_sizes()
-        reclaimed = sum(size for chain, size in before.items() if chain not in after)
-        reclaimed += await self._store.collect()  # what broken-off pulls left to go on with
-        self._emit("prune", "", {"reclaimed": str(reclaimed)})
-        return ImagesPruned(removed or None, reclaimed)
+        return await self._removals.prune(filters)
 
     async def pull(
         self, from_image: str, tag: str, *, platform: str | None = None, auth: AuthConfig | None = None
@@ -334,51 +316,6 @@ class Images:
         await self._registry.login(auth.serveraddress, credentials)
         return AuthResponse(identity_token=auth.identitytoken)
 
-    async def _remove(self, name: str, force: bool) -> list[ImageDelete]:
-        image = await self._store.images.get(name)
-        tags = await self._store.images.tags_of(image.id)
-        digests = await self._store.images.digests_of(image.id)
-        users = self._users(image.id)
-        if _is_id(name, image.id):
-            _check_by_id(image.id, users, tags, digests, force=force)
-            return await self._delete(image.id)
-        reference = parse_reference(name).with_default_tag()
-        if not force and users and _is_single(tags, digests):
-            # Docker's text.
-            raise Conflict(
-                f'conflict: unable to remove repository reference "{name}" (must force) - container '
-                f"{short(users[0].container_id)} is using its referenced image {short(image.id)}"
-            )
-        gone = [reference]
-        # Digests of a repository go with its last tag.
-        left = [tag for tag in tags if tag != reference]
-        if reference.digest is None and not any(tag.repository == reference.repository for tag in left):
-            gone += [one for one in digests if one.repository == reference.repository]
-        kept = [one for one in (*left, *digests) if one not in gone]
-        is_held = any(user.is_running for user in users) or (users and not force)
-        if not kept and not is_held:
-            return await self._delete(image.id)
-        deletes: list[ImageDelete] = []
-        for one in gone:
-            await self._store.images.untag(one)
-            await self._say("untag", image.id)
-            deletes.append(ImageDelete(untagged=one.familiar))
-        return deletes
-
-    async def _delete(self, image_id: Digest) -> list[ImageDelete]:
-        """Forget the image with all its names."""
-        labels = await self._labels(image_id)
-        removed = await self._store.remove_image(image_id)
-        self._configs.pop(image_id, None)
-        deletes = [ImageDelete(untagged=ref.familiar) for ref in removed.untagged]
-        for _ in removed.untagged:
-            self._emit("untag", image_id, labels | {"name": image_id})
-        if removed.image_id is not None:
-            deletes.append(ImageDelete(deleted=image_id))
-            deletes += [ImageDelete(deleted=chain) for chain in removed.layers]
-            self._emit("delete", image_id, labels | {"name": image_id})
-        return deletes
-
     async def _say(self, action: str, image_id: Digest, *, name: str | None = None) -> None:
         self._emit(action, image_id, await self._labels(image_id) | {"name": name or image_id})
 
@@ -434,45 +371,6 @@ def format_time(ns: int) -> str:
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     digits = f"{fraction:09d}".rstrip("0")
     return f"{text}.{digits}Z" if digits else f"{text}Z"
-
-
-def _check_by_id(
-    image_id: Digest,
-    users: Sequence[ImageUser],
-    tags: Sequence[Reference],
-    digests: Sequence[Reference],
-    *,
-    force: bool,
-) -> None:
-    """Raise Docker's Conflict when the image must not be deleted by its ID."""
-    running = next((user for user in users if user.is_running), None)
-    if running is not None:
-        why, how = (
-            f"image is being used by running container {short(running.container_id)}",
-            "cannot be forced",
-        )
-    elif force:
-        return
-    elif not _is_single(tags, digests):
-        why, how = "image is referenced in multiple repositories", "must be forced"
-    elif users:
-        why, how = (
-            f"image is being used by stopped container {short(users[0].container_id)}",
-            "must be forced",
-        )
-    else:
-        return
-    raise Conflict(f"conflict: unable to delete {short(image_id)} ({how}) - {why}")
-
-
-def _is_single(tags: Sequence[Reference], digests: Sequence[Reference]) -> bool:
-    """Whether the image goes by one name: at most one tag, and all digests in that repository."""
-    return len(tags) <= 1 and len({ref.repository for ref in (*tags, *digests)}) <= 1
-
-
-def _is_id(name: str, image_id: Digest) -> bool:
-    """Whether `name` is (the beginning of) the ID it was found by, and no name."""
-    return image_id.startswith(name) or image_id.removeprefix("sha256:").startswith(name)
 
 
 def _names_by_image(

@@ -167,6 +167,9 @@ class Lifecycle:
     ) -> str | None:
         """config.json and the /etc files on disk; the path of the compiled seccomp filter."""
         context, record = self._context, container.record
+        # An earlier run's records must not be taken for this one's.
+        shutil.rmtree(directory, ignore_errors=True)
+        os.makedirs(directory, mode=0o711)
         context.write_etc_files(container)
         for mount in record.mounts:
             if mount.create_source and not os.path.exists(mount.source):
@@ -186,10 +189,6 @@ class Lifecycle:
             has_sandbox=has_sandbox,
             seccomp=profile,
         )
-        shutil.rmtree(
-            directory, ignore_errors=True
-        )  # an earlier run's records must not be taken for this one's
-        os.makedirs(directory, mode=0o711)
         with open(os.path.join(directory, "config.json"), "wb", opener=_private) as file:
             file.write(json.dumps(spec, separators=(",", ":")).encode())
         return compiled
@@ -278,7 +277,7 @@ class Lifecycle:
             killpoint("exit:network-released")
             auto_remove = container.record.host.auto_remove
             if not auto_remove:
-                await context.save_state(container)
+                await context.save_state_if_possible(container)
             killpoint("exit:state-written")
             if shim is not None:
                 await _send_away(shim)
@@ -296,7 +295,18 @@ class Lifecycle:
                     container.waiters.remove(waiter)
             container.ended.set()
             if auto_remove:
-                await self._remove(container)
+                await self._remove_itself(container)
+
+    async def _remove_itself(self, container: Container) -> None:
+        """`--rm`. What cannot be removed now is at the next start; whoever waits is told of the end all the same."""
+        try:
+            await self._remove(container)
+        except (WherryError, OSError) as exc:
+            _log.error("container %s could not be removed: %s", container.id, exc)
+            answer = ContainerWaited(status_code=container.state.exit_code)
+            for waiter in container.waiters:
+                waiter.settle(answer)
+            container.waiters.clear()
 
     async def remove_ended(self, container: Container) -> None:
         """Finish what `--rm` asked for, for a container that ended while there was no daemon."""

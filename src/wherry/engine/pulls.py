@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import io
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -37,7 +38,7 @@ from wherry.oci.image import (
 from wherry.oci.platform import choose
 from wherry.oci.reference import Reference, parse_reference
 from wherry.registry.auth import Credentials
-from wherry.registry.client import Denied
+from wherry.registry.failures import Denied
 from wherry.registry.fetch import Manifest as Fetched
 from wherry.registry.fetch import Registry, Repository
 from wherry.store.blobs import Ingest
@@ -207,7 +208,13 @@ class Pulls:
             for n, chain in enumerate(chains):
                 if n in downloads:
                     await _first_failure(downloads, n)
-                    await self._unpack(progress, diff_ids[n], parent, sources[n], lease, stop)
+                    try:
+                        await self._unpack(progress, diff_ids[n], parent, sources[n], lease, stop)
+                    except InvalidParameter:
+                        if not await threads.run(_drop_if_damaged, self._store, manifest.layers[n].digest):
+                            raise
+                        await self._download(progress, repository, manifest.layers[n])
+                        await self._unpack(progress, diff_ids[n], parent, sources[n], lease, stop)
                 parent = chain
         finally:
             for download in downloads.values():
@@ -348,9 +355,9 @@ def pull_reference(from_image: str, tag: str) -> Reference:
 
 
 def credentials_from(auth: AuthConfig | None) -> Credentials | None:
-    if auth is None or not (auth.username or auth.identitytoken):
+    if auth is None:
         return None
-    return Credentials(auth.username, auth.password, auth.identitytoken)
+    return Credentials(auth.username, auth.password, auth.identitytoken, auth.registrytoken) or None
 
 
 def explain(exc: NotFound | Denied | Unauthorized, reference: Reference) -> WherryError:
@@ -437,6 +444,18 @@ async def _first_failure(downloads: dict[int, asyncio.Task[None]], n: int) -> No
             if task.done() and task.exception() is not None:
                 task.result()
     downloads[n].result()
+
+
+def _drop_if_damaged(store: Store, digest: Digest) -> bool:
+    """Delete a stored blob that is not what its name says (a disk's fault): else every later pull would fail on it."""
+    hashed = hashlib.sha256()
+    with store.blobs.open(digest) as blob:
+        while data := blob.read(1 << 20):
+            hashed.update(data)
+    if digest == f"sha256:{hashed.hexdigest()}":
+        return False
+    store.blobs.remove(digest)
+    return True
 
 
 async def _begin_ingest(store: Store, layer: Descriptor) -> Ingest:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import tempfile
 from collections.abc import Callable
 
 from wherry.errors import Internal
@@ -18,7 +20,7 @@ class Spool:
     """Append with `write`, read back any part with `reader`. For threads; close it."""
 
     def __init__(self, directory: str) -> None:
-        self._fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._fd = _nameless(directory)
         self.size = 0
 
     @classmethod
@@ -53,6 +55,18 @@ class Spool:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _nameless(directory: str) -> int:
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+    # Not every filesystem has O_TMPFILE (NFS): then the name is gone at once.
+    descriptor, path = tempfile.mkstemp(prefix="tmp-spool-", dir=directory)
+    os.unlink(path)
+    return descriptor
 
 
 class SpoolReader(io.RawIOBase):

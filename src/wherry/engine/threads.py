@@ -47,6 +47,7 @@ class Inlet(io.RawIOBase):
     """
 
     LIMIT = 8 << 20
+    BREATH = 1 << 20
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class Inlet(io.RawIOBase):
 
         `report` is told how many bytes came.
         """
-        done = 0
+        done = rested = 0
         try:
             async for chunk in chunks:
                 if not chunk:
@@ -80,6 +81,9 @@ class Inlet(io.RawIOBase):
                     self._lock.notify()
                 if is_full:
                     await self._room.wait()
+                elif done - rested > self.BREATH:
+                    rested = done
+                    await asyncio.sleep(0)  # chunks that are always ready would hold up everybody else
                 if self.closed:
                     return
         except BaseException as exc:

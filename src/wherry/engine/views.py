@@ -236,7 +236,7 @@ def container_filter(
             if text.lower() not in ("true", "false", "1", "0"):
                 raise InvalidParameter(f"invalid filter '{key}={text}'")
     try:
-        names = [re.compile(text.removeprefix("/")) for text in filters.get("name", ()) if text]
+        names = [re.compile(text) for text in filters.get("name", ()) if text]
     except re.error as exc:
         raise InvalidParameter(f"invalid filter 'name': {exc}") from exc
     before = [find(text).record.created_ns for text in filters.get("before", ())]
@@ -249,7 +249,7 @@ def container_filter(
         exposed = record.config.exposed_ports
         return not (
             (filters.get("id") and not any(record.id.startswith(text) for text in filters["id"]))
-            or (names and not any(name.search(record.name) for name in names))
+            or (names and not any(n.search(record.name) or n.search("/" + record.name) for n in names))
             or (filters.get("status") and state.status not in filters["status"])
             or (exits and (state.is_running or state.exit_code not in exits or state.started_ns == 0))
             or (filters.get("label") and not label_matches(record.config.labels or {}, filters["label"]))

@@ -15,6 +15,7 @@ _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _IMMUTABLE_OR_APPEND = 0x10 | 0x20
 _TOPDIR = 0x20000
+_FALLOC_FL_KEEP_SIZE = 1
 _COPY_STEP = 1 << 30
 _LOCKABLE = (stat.S_IFREG, stat.S_IFDIR)
 _NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS)
@@ -23,12 +24,21 @@ _DIRENT_LENGTH = 16  # struct linux_dirent64: u64 inode, s64 offset, u16 length,
 _DIRENT_TYPE = 18
 
 _syncfs = function("syncfs", ctypes.c_int)
+_fallocate = function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _getdents64 = function("getdents64", ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, result=ctypes.c_ssize_t)
 
 
 def sync_filesystem(descriptor: int) -> None:
     """syncfs(2): everything written so far to the filesystem that `descriptor` lies on is on its disk."""
     check("syncfs", _syncfs(descriptor))
+
+
+def reserve(descriptor: int, length: int) -> bool:
+    """Keep disk space for the first `length` bytes of a file, whose size stays as it is; False where that fails.
+
+    What is written there later needs no space, and so cannot meet a full disk.
+    """
+    return _fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, 0, length) == 0
 
 
 def has_file_types(directory: int) -> bool:

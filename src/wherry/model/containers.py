@@ -99,8 +99,8 @@ class DeviceRequest(Wire):
 
 class Ulimit(Wire):
     name: str = ""
-    soft: int = 0
     hard: int = 0
+    soft: int = 0
 
 
 class BindOptions(Wire):

@@ -31,11 +31,12 @@ _NEWROUTE, _GETROUTE = 24, 26
 
 # attributes: linux/if_link.h, if_addr.h, rtnetlink.h, veth.h
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
-_IFLA_PROTINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD = 12, 20, 28
+_IFLA_PROTINFO, _IFLA_OPERSTATE, _IFLA_IFALIAS, _IFLA_NET_NS_FD = 12, 16, 20, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER, _IFLA_BRPORT_ISOLATED = 1, 2, 1, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _NESTED = 0x8000
+_OPERATIONAL = b"\6"  # IF_OPER_UP
 _TABLE_MAIN, _PROTO_BOOT, _SCOPE_UNIVERSE, _UNICAST = 254, 3, 0, 1
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -55,7 +56,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 0
     mac: str = ""
     alias: str = ""
-    is_up: bool = False
+    is_up: bool = False  # switched on
+    is_ready: bool = False  # and passes packets
 
 
 class Links:
@@ -170,6 +172,10 @@ class Links:
         )
         self._request(f"add default route via {gateway}", _NEWROUTE, _CREATE | _REPLACE, body)
 
+    def get(self, index: int) -> Link:
+        """The interface `index`; ENODEV when there is none."""
+        return self._get_link(f"get interface {index}", _IFINFO.pack(0, 0, index, 0, 0))
+
     def index_of(self, name: str) -> int:
         """The index of `name`; ENODEV when there is no such interface."""
         return self._get_link(
@@ -266,6 +272,7 @@ def _parse_link(body: bytes) -> Link:
         mac=attributes.get(_IFLA_ADDRESS, b"").hex(":"),
         alias=_string(attributes.get(_IFLA_IFALIAS, b"")),
         is_up=bool(flags & IFF_UP),
+        is_ready=attributes.get(_IFLA_OPERSTATE) == _OPERATIONAL,
     )
 
 

@@ -29,14 +29,16 @@ CLIENT_ID = "wherry"
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """A user name with a password, or an identity token (OAuth2 refresh token) in their place."""
+    """A user name with a password; or in their place an identity token (OAuth2 refresh token), with which bearer
+    tokens are fetched; or a registry token, which is the bearer token itself."""
 
     username: str = ""
     password: str = ""
     identity_token: str = ""
+    registry_token: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.username or self.identity_token)
+        return bool(self.username or self.identity_token or self.registry_token)
 
     def basic(self) -> str:
         pair = f"{self.username}:{self.password}".encode()
@@ -125,6 +127,8 @@ class Tokens:
         is_verified: bool,
     ) -> str:
         """A token for `scope`. Raises Unauthorized when the token server refuses."""
+        if credentials and credentials.registry_token:
+            return credentials.registry_token
         key = (challenge.realm, challenge.service, scope, credentials)
         token, expires = self._known.get(key, ("", 0.0))
         if time.monotonic() < expires:

@@ -15,48 +15,28 @@ import ssl
 import urllib.request
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
-import msgspec
 from yarl import URL
 
-from wherry.errors import Internal, InvalidParameter, NotFound, Unavailable, WherryError
+from wherry.errors import Internal, InvalidParameter
 from wherry.registry.auth import Challenge, Credentials, Tokens, parse_challenges
+from wherry.registry.failures import (
+    STALL_TIMEOUT_S,
+    Denied,
+    NotConnected,
+    Unreachable,
+    failure,
+    read_body,
+    reason,
+)
 from wherry.registry.resolve import Endpoint, Endpoints, split_host
 
 MAX_REDIRECTS = 10
-MAX_ERROR_BODY = 64 << 10
 CONNECT_TIMEOUT_S = 30
-STALL_TIMEOUT_S = 30
 READ_BUFFER = 1 << 20
 MAX_CHALLENGES = 256
-
-
-class Unreachable(Unavailable):
-    """No answer could be had: the connection failed, broke or stalled. Worth another try."""
-
-
-class NotConnected(Unreachable):
-    """Not even a connection could be made: the next endpoint may be better than a repetition."""
-
-
-class Denied(Internal):
-    """The registry will not show this without (other) credentials.
-
-    No Unauthorized: that is about whoever talks to the engine. On a 401 Docker's CLI asks for a password, and hangs
-    where there is nobody to type one; dockerd answers 500.
-    """
-
-
-class TryLater(Unavailable):
-    """The registry is overloaded or failing (429, 5xx). `after_s` is its own wish, if it had one."""
-
-    def __init__(self, message: str, after_s: float | None) -> None:
-        super().__init__(message)
-        self.after_s = after_s
 
 
 class Client:
@@ -74,7 +54,7 @@ class Client:
         self._certificates = certificates
         self._agent = agent
         self._session: aiohttp.ClientSession | None = None
-        self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[str, bool, int], ssl.SSLContext] = {}
         self._challenges: dict[str, Challenge] = {}
 
     async def close(self) -> None:
@@ -266,7 +246,7 @@ class Client:
             raise Unreachable(f'{method.title()} "{url}": {reason(exc)}') from exc
 
     async def _context(self, host: str, is_verified: bool) -> ssl.SSLContext:
-        key = (host, is_verified)
+        key = (host, is_verified, _changed_ns(os.path.join(self._certificates, host)))
         if key not in self._contexts:
             if len(self._contexts) >= MAX_CHALLENGES:
                 self._contexts.clear()
@@ -297,6 +277,14 @@ def tls_context(certificates: str, host: str, is_verified: bool) -> ssl.SSLConte
     return context
 
 
+def _changed_ns(path: str) -> int:
+    """When a directory's entries last changed; 0 where there is none."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except (OSError, ValueError):
+        return 0
+
+
 def proxy_for(url: str) -> str | None:
     """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY ask for. Loopback is never proxied, as in Go."""
     proxies = urllib.request.getproxies_environment()
@@ -317,98 +305,6 @@ def _is_exempt(host: str, no_proxy: str) -> bool:
         if entry.strip() == "*" or (name and (host == name or host.endswith("." + name))):
             return True
     return False
-
-
-async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body. Raises Internal when it is longer than `limit`, having read no more than that."""
-    if response.content_length is not None and response.content_length > limit:
-        raise Internal(
-            f"{response.url} answered with {response.content_length} bytes: at most {limit} are taken"
-        )
-    data = bytearray()
-    async for chunk in response.content.iter_any():
-        data += chunk
-        if len(data) > limit:
-            raise Internal(f"{response.url} answered with more than {limit} bytes")
-    return bytes(data)
-
-
-class _OneError(msgspec.Struct):
-    code: str = ""
-    message: str = ""
-
-
-class _Errors(msgspec.Struct):
-    errors: list[_OneError] = []
-
-
-async def failure(response: aiohttp.ClientResponse, method: str, url: str) -> WherryError:
-    """What an answer of status 400 and above means, in the words Docker has for it."""
-    try:
-        data = await read_body(response, MAX_ERROR_BODY)
-    except (WherryError, aiohttp.ClientError, TimeoutError):
-        data = b""
-    text = error_text(data)
-    status = response.status
-    if status == 429 or status >= 500:
-        fallback = "toomanyrequests" if status == 429 else f"{status} {response.reason or ''}".strip()
-        message = text or f'{method.title()} "{url}": received unexpected HTTP status: {fallback}'
-        return TryLater(message, retry_after(response.headers.get("Retry-After", "")))
-    if status in (401, 403):
-        return Denied(text or f'{method.title()} "{url}": {"unauthorized" if status == 401 else "denied"}')
-    if status == 404:
-        return NotFound(text or "not found")
-    return Internal(
-        text or f'{method.title()} "{url}": received unexpected HTTP status: {status} {response.reason}'
-    )
-
-
-def error_text(body: bytes) -> str:
-    """distribution-spec "Error Codes" in Docker's form, `manifest unknown: manifest unknown`, or ""."""
-    try:
-        errors = msgspec.json.decode(body, type=_Errors).errors
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    texts: list[str] = []
-    for error in errors[:5]:
-        code = error.code.lower().replace("_", " ")
-        texts.append(f"{code}: {error.message}" if error.message else code)
-    return "".join(c if c.isprintable() else " " for c in "; ".join(texts))[:1024]
-
-
-def retry_after(header: str) -> float | None:
-    """Seconds to wait, from either form of Retry-After; None when there is none to be had."""
-    header = header.strip()
-    if header.isdigit():
-        return float(header[:9])
-    try:
-        date = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())
-
-
-def reason(exc: BaseException) -> str:
-    """Why a connection failed, short, in Go's words where Docker's users know them."""
-    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-        return f"tls: failed to verify certificate: {exc.certificate_error}"
-    if isinstance(exc, aiohttp.ClientConnectorSSLError):
-        return f"tls: {exc}"
-    if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return f"dial tcp: lookup {exc.host}: {(exc.os_error.strerror or 'no such host').lower()}"
-    if isinstance(exc, aiohttp.ClientConnectorError):
-        number = exc.os_error.errno
-        why = os.strerror(number).lower() if number else str(exc.os_error)
-        return f"dial tcp {exc.host}:{exc.port}: connect: {why}"
-    if isinstance(exc, TimeoutError):
-        return f"no data for {STALL_TIMEOUT_S} s"
-    if isinstance(exc, aiohttp.ClientPayloadError):
-        return "unexpected EOF"
-    if isinstance(exc, aiohttp.ServerDisconnectedError):
-        return "EOF"
-    return str(exc) or type(exc).__name__
 
 
 def _pick(headers: list[str]) -> Challenge | None:

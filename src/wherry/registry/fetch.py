@@ -25,7 +25,8 @@ import msgspec
 from wherry.errors import Internal, InvalidParameter, NotFound, Unauthorized, WherryError
 from wherry.oci.digest import Digest, digest_of, parse_digest
 from wherry.registry.auth import Credentials
-from wherry.registry.client import Client, NotConnected, TryLater, Unreachable, read_body, reason
+from wherry.registry.client import Client
+from wherry.registry.failures import NotConnected, TryLater, Unreachable, read_body, reason
 from wherry.registry.resolve import HUB_DOMAIN, Endpoint
 
 MAX_MANIFEST = 4 << 20
@@ -37,6 +38,8 @@ MAX_PAUSE_S = 60.0
 FIRST_PAUSE_S = 0.25
 CHUNK = 1 << 20
 MAX_TAG_PAGES = 100
+MAX_TAGS = 100_000
+MAX_TAG_LENGTH = 128
 
 SCHEMA1 = (
     "application/vnd.docker.distribution.manifest.v1+json",
@@ -258,6 +261,8 @@ class Repository:
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
                     raise Internal(f"unreadable list of tags of {self._path}: {exc}") from exc
                 found += page.tags or []
+                if len(found) > MAX_TAGS or any(len(tag) > MAX_TAG_LENGTH for tag in page.tags or ()):
+                    raise Internal(f"the list of tags of {self._path} is too long")
                 link = response.links["next"].get("url") if "next" in response.links else None
             if link is None:
                 return found
@@ -277,6 +282,8 @@ class Repository:
     ) -> None:
         async def attempt() -> None:
             start = sink.offset
+            if start >= size:
+                return  # a download that was broken off between its last byte and its check
             headers = {"Range": f"bytes={start}-"} if start else {}
             async with self._client.open(
                 "GET",

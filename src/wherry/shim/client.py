@@ -383,12 +383,17 @@ class Launcher:
         arguments += ["--control", str(theirs.fileno())]
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         paths = [root, *(entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry)]
+        # Not the daemon's own stderr: who reads that to its end would wait for the last container.
+        log = os.open(
+            f"{exec_root}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
         try:
             child = await asyncio.to_thread(
                 subprocess.Popen,
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=log,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 cwd="/",
@@ -398,6 +403,7 @@ class Launcher:
             ours.close()
             raise ShimGone(f"cannot start a launcher: {exc}") from exc
         finally:
+            os.close(log)
             theirs.close()
         launcher = cls(exec_root, ours, on_lost=on_lost)
         launcher._child = child

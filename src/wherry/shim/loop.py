@@ -11,6 +11,8 @@ import select
 import signal
 import time
 
+from wherry.shim.reports import report, whereabouts
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,13 +106,24 @@ class Loop:
         ready = [(fd, bits, self._handlers.get(fd)) for fd, bits in self._epoll.poll(timeout)]
         for fd, bits, handler in ready:
             if handler is not None and self._handlers.get(fd) is handler:
-                handler(bits)
+                self._handle(fd, bits, handler)
         if self._timers:
             now = time.monotonic()
             for timer in [timer for timer in self._timers if timer.at <= now]:
                 if timer.call is not None:
                     call, timer.call = timer.call, None
-                    call()
+                    try:
+                        call()
+                    except Exception as exc:
+                        report(f"in a timer: {whereabouts(exc)}")
+
+    def _handle(self, fd: int, bits: int, handler: Callable[[int], None]) -> None:
+        """A mistake in one handler costs what it was about, not the container."""
+        try:
+            handler(bits)
+        except Exception as exc:
+            report(whereabouts(exc))
+            self.forget(fd)  # or it would be reported without end
 
     def abandon(self) -> None:
         """In a forked child: let go of everything without touching the parent's."""

@@ -27,6 +27,7 @@ from __future__ import annotations
 import binascii
 import fcntl
 import os
+import resource
 import signal
 import socket
 import struct
@@ -72,6 +73,8 @@ NEW, CREATED, RUNNING, PAUSED, STOPPED = "new", "created", "running", "paused", 
 MAX_ENDED_EXECS = 1000
 MAX_CONNECTIONS = 16
 OOM_RECOUNT_S = 0.05
+SPARE_DESCRIPTORS = 64
+DESCRIPTORS_PER_EXEC = 4
 
 _START_CODES = {"not-found": 127, "permission": 126}
 _WINSIZE = struct.Struct("HHHH")
@@ -286,7 +289,7 @@ class Shim:
     def _start_failed(self, code: int, message: str) -> None:
         self._status = STOPPED
         self._exit = records.exit_record(code, error=message)
-        records.write(self._directory, records.EXIT, self._exit)
+        self._write_exit()
         if self._stdio is not None:
             self._stdio.finish(lambda: None)
         self._destroy()
@@ -295,6 +298,7 @@ class Shim:
         self._require(CREATED, RUNNING, PAUSED)
         if self._stdio is None or self._ended is not None:
             raise Refused(CONFLICT, f"container {self._id} is not running")
+        self._require_room()
         client = _client(request, fds, is_terminal=self._stdio.console >= 0)
         self._stdio.attach(client, _pending(request))
         return {}, []
@@ -303,6 +307,7 @@ class Shim:
         condition = request["condition"]
         if condition not in ("not-running", "next-exit", "removed"):
             raise Refused(INVALID, f"unknown condition {condition!r}")
+        self._require_room()
         sock = socket.socket(fileno=fds.pop(0))
         sock.setblocking(False)
         self._waiters.append((condition, sock))
@@ -316,6 +321,7 @@ class Shim:
         exec_id: str = request["exec_id"]
         if exec_id in self._execs or exec_id in self._ended_execs:
             raise Refused(CONFLICT, f"exec {exec_id} has already run")
+        self._require_room()
         process = request["process"]
         is_terminal = bool(process.get("terminal"))
         pending = _pending(request)
@@ -475,11 +481,18 @@ class Shim:
             oom_killed=self._oom_kills > 0,
             at_ns=at_ns,
         )
-        records.write(self._directory, records.EXIT, self._exit)
+        self._write_exit()
         self._tell("exit", **self._exit)
         self._destroy()
         if not self._channels:
             self._answer_waiters()
+
+    def _write_exit(self) -> None:
+        assert self._exit is not None
+        try:
+            records.write(self._directory, records.EXIT, self._exit)
+        except OSError as exc:  # no space, say: the daemon, if there is one, learns it all the same
+            report(f"{self._id}: cannot write the exit: {exc}")
 
     def _on_exec_exit(self, exec_id: str, running: Exec, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
@@ -561,10 +574,7 @@ class Shim:
             self._loop.forget(sock.fileno())
             sock.close()
         self._waiters.clear()
-        everyone = [*self._draining, *(running.stdio for running in self._execs.values())]
-        if self._stdio is not None:
-            everyone.append(self._stdio)
-        if all(stdio.is_idle for stdio in everyone):
+        if all(stdio.is_idle for stdio in self._all_stdio()):
             self._loop.stopped = True
         else:
             self._loop.later(0.05, self._leave)
@@ -574,6 +584,20 @@ class Shim:
     def _require(self, *statuses: str) -> None:
         if self._status not in statuses:
             raise Refused(CONFLICT, f"container {self._id} is {self._status}")
+
+    def _require_room(self) -> None:
+        """Refuse what would use up the last descriptors: without any, not even daemons could be served."""
+        used = len(self._waiters) + len(self._execs) * DESCRIPTORS_PER_EXEC
+        used += sum(stdio.client_count for stdio in self._all_stdio())
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
+        if used >= limit:
+            raise Refused(
+                CONFLICT, f"container {self._id} has too many clients and processes attached: {used}"
+            )
+
+    def _all_stdio(self) -> list[Stdio]:
+        others = [*self._draining, *(running.stdio for running in self._execs.values())]
+        return [*others, self._stdio] if self._stdio is not None else others
 
     def _get_container(self) -> Container:
         if self._container is None:

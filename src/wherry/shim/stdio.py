@@ -201,6 +201,11 @@ class Stdio:
         """True once no client is owed anything, after the end."""
         return not self._clients and not self._settled and not self._farewells
 
+    @property
+    def client_count(self) -> int:
+        """How many clients' connections are open."""
+        return len(self._clients) + len(self._settled) + len(self._farewells)
+
     def _wait_for(self, client: Client) -> None:
         """Watch exactly what can be dealt with now."""
         if client.linger is not None:

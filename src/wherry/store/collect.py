@@ -119,19 +119,24 @@ async def unneeded_layers(
     return sorted(unneeded, key=lambda name: -parents.get(name, 0))
 
 
-async def drop_layers(database: Database, driver: SnapshotDriver, chain_ids: Sequence[ChainID]) -> None:
-    """Delete layers, in this order."""
+async def drop_layers(
+    database: Database, driver: SnapshotDriver, chain_ids: Sequence[ChainID]
+) -> list[ChainID]:
+    """Delete layers, in this order; those that went. One that a container came to stand on meanwhile stays."""
+    gone: list[ChainID] = []
     for chain_id in chain_ids:
-        await asyncio.to_thread(driver.remove_layer, chain_id)
+        if await asyncio.to_thread(driver.remove_layer, chain_id):
+            gone.append(chain_id)
         killpoint("rmi:layer-removed")
-    if chain_ids:
-        rows = [(driver.name, chain_id) for chain_id in chain_ids]
+    if gone:
+        rows = [(driver.name, chain_id) for chain_id in gone]
         await database.run(
             lambda connection: connection.executemany(
                 "DELETE FROM layer WHERE driver = ? AND chain_id = ?", rows
             ),
             durable=False,
         )
+    return gone
 
 
 async def unneeded_blobs(database: Database, blobs: Blobs, digests: Sequence[Digest] | None) -> list[Digest]:

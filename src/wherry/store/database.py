@@ -5,6 +5,9 @@ committed when it returns and rolled back when it raises. `durable=True` waits f
 for what has been promised to a client; otherwise the commit survives the death of the process but not of the
 machine.
 
+A full disk must not keep anybody from removing things, nor a container from ending: space for the log and for some
+growth of the database is reserved beforehand (`_reserve`).
+
 Schema: numbered SQL files in `migrations/`, applied in order, remembered in `PRAGMA user_version`.
 """
 
@@ -16,20 +19,27 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from wherry.errors import Internal
+from wherry.linux.disk import reserve
 
 T = TypeVar("T")
+
+_LOG_BYTES: Final = 6 << 20
+_GROWTH_BYTES: Final = 1 << 20
+_RESERVE_EVERY: Final = 1000  # transactions
 
 
 class Database:
     """Open with `await Database.open(path)`, close with `await database.close()`."""
 
-    def __init__(self, connection: sqlite3.Connection, owner: ThreadPoolExecutor) -> None:
+    def __init__(self, path: str, connection: sqlite3.Connection, owner: ThreadPoolExecutor) -> None:
         self._connection = connection
         self._owner = owner
         self._is_durable = True
+        self._path = path
+        self._until_reserve = 0
 
     @classmethod
     async def open(cls, path: str) -> Database:
@@ -40,7 +50,7 @@ class Database:
         except BaseException:
             owner.shutdown(wait=False)
             raise
-        return cls(connection, owner)
+        return cls(path, connection, owner)
 
     async def run(self, step: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
         """`step`'s result, once everything it changed is committed. Reads pass `durable=False`: it costs nothing.
@@ -57,12 +67,33 @@ class Database:
         if durable != self._is_durable:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._is_durable = durable
+        if self._until_reserve == 0:
+            self._until_reserve = _RESERVE_EVERY
+            _reserve(self._path)
+        self._until_reserve -= 1
         try:
             with self._connection:
                 return step(self._connection)
         except sqlite3.OperationalError as exc:
             # A full or broken disk. What violates a constraint is the step's own business.
             raise Internal(f"database: {exc}") from exc
+
+
+def _reserve(path: str) -> None:
+    """Have space at hand for the write-ahead log at its usual most (1000 pages) and for more rows.
+
+    Beyond the files' ends, so SQLite does not see it. Repeated as the database grows; a full disk has it already.
+    """
+    for name, beyond in ((path, 0), (f"{path}-wal", _LOG_BYTES)):
+        try:
+            descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            size = os.fstat(descriptor).st_size
+            reserve(descriptor, max(beyond, size + _GROWTH_BYTES))
+        finally:
+            os.close(descriptor)
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -244,8 +244,7 @@ class _Unpacker:
         except FileExistsError:
             self._displace(parent, name, path)
             os.symlink(entry.link, name, dir_fd=parent)
-        if entry.uid or entry.gid:
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.xattrs:
             _set_xattrs(f"/proc/self/fd/{parent}/{os.fsdecode(name)}", entry.xattrs)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
@@ -298,8 +297,7 @@ class _Unpacker:
         except FileExistsError:
             self._displace(parent, name, path)
             os.mknod(name, mode, device, dir_fd=parent)
-        if entry.uid or entry.gid:
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.xattrs:
             _set_xattrs(f"/proc/self/fd/{parent}/{os.fsdecode(name)}", entry.xattrs)
         os.chmod(
@@ -394,6 +392,7 @@ class _Unpacker:
                 os.fchmod(directory, stat.S_IMODE(below.st_mode))
                 self._remember_time(path, below.st_mtime_ns)
             else:
+                os.fchown(directory, 0, 0)
                 os.fchmod(directory, 0o755)
                 self._remember_time(path, 0)
         finally:
@@ -473,9 +472,11 @@ def _split(name: bytes) -> tuple[bytes, bytes]:
 
 
 def _set_status(descriptor: int, entry: Entry) -> None:
-    """Owner, xattrs, mode, in the order in which none undoes another (chown clears set-uid and capabilities)."""
-    if entry.uid or entry.gid:
-        os.fchown(descriptor, entry.uid, entry.gid)
+    """Owner, xattrs, mode, in the order in which none undoes another (chown clears set-uid and capabilities).
+
+    root's things too: in a set-gid directory they were made with its group.
+    """
+    os.fchown(descriptor, entry.uid, entry.gid)
     if entry.xattrs:
         _set_xattrs(descriptor, entry.xattrs)
     os.fchmod(descriptor, entry.mode)

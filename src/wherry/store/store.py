@@ -8,6 +8,7 @@ Order of a removal: the transaction first, then layers (highest first) and blobs
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import time
@@ -39,6 +40,7 @@ from wherry.store.images import Image, ImageLayer, Images, Tag, delete_image, wr
 from wherry.store.locks import KeyedLocks
 from wherry.store.snapshots.driver import SnapshotDriver, Stop
 
+_log = logging.getLogger(__name__)
 _UNPACKING: Final = 2  # layers at once; each takes two threads
 KEEP_UNUSED_S: Final = 24 * 3600.0
 """How long a start keeps downloads that no image came of: the next pull goes on with them."""
@@ -327,8 +329,8 @@ class Store:
     async def _collect(self, names: Sequence[str]) -> tuple[list[ChainID], list[Digest]]:
         """Delete those of `names` that nothing needs; what was deleted, layers highest first."""
         with self._leases.taking(names) as free:
-            layers = await unneeded_layers(self.database, self.driver, [ChainID(name) for name in free])
-            await drop_layers(self.database, self.driver, layers)
+            unneeded = await unneeded_layers(self.database, self.driver, [ChainID(name) for name in free])
+            layers = await drop_layers(self.database, self.driver, unneeded)
             blobs = await unneeded_blobs(self.database, self.blobs, [Digest(name) for name in free])
             for digest in blobs:
                 await asyncio.to_thread(self.blobs.remove, digest)
@@ -340,7 +342,12 @@ class Store:
         async with self._index:
             images = await self.images.all()
             tags = await self.images.tags()
-            await asyncio.to_thread(self._replace_index, images, tags)
+            try:
+                await asyncio.to_thread(self._replace_index, images, tags)
+            except (
+                Internal
+            ) as exc:  # a full disk: nothing of ours reads it, and the next change writes it again
+                _log.warning("index.json is out of date: %s", exc)
 
     def _replace_index(self, images: Sequence[Image], tags: Sequence[Tag]) -> None:
         names: dict[Digest, list[Reference]] = {}

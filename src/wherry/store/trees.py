@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
 from typing import Final
 
 from wherry.linux.disk import copy_contents, unlock
@@ -46,73 +45,59 @@ class LayerStack:
 
     def find(self, path: bytes) -> os.stat_result | None:
         """The status of what is at `path` (clean, relative; empty: the root), or None. Symlinks are not followed."""
-        with self._open(os.path.dirname(path)) as directories:
-            name = os.path.basename(path)
-            for directory in directories:
-                try:
-                    found = (
-                        os.stat(name, dir_fd=directory, follow_symlinks=False)
-                        if name
-                        else os.fstat(directory)
-                    )
-                except FileNotFoundError:
-                    continue
-                return None if is_whiteout(found) else found
+        parent, _, name = path.rpartition(b"/")
+        for directory in self._directories(parent):
+            try:
+                found = (
+                    os.stat(name, dir_fd=directory, follow_symlinks=False) if name else os.fstat(directory)
+                )
+            except FileNotFoundError:
+                continue
+            return None if is_whiteout(found) else found
         return None
 
     def names(self, path: bytes = b"") -> set[bytes]:
         """The names in the directory `path`; none where there is no such directory."""
         names: set[bytes] = set()
         hidden: set[bytes] = set()
-        with self._open(path) as directories:
-            for directory in directories:
-                for name in map(os.fsencode, os.listdir(directory)):
-                    if name in names or name in hidden:
-                        continue
+        for directory in self._directories(path):
+            for name in map(os.fsencode, os.listdir(directory)):
+                if name not in names and name not in hidden:
                     found = os.stat(name, dir_fd=directory, follow_symlinks=False)
                     (hidden if is_whiteout(found) else names).add(name)
         return names
 
-    @contextmanager
-    def _open(self, path: bytes) -> Generator[list[int]]:
-        """Descriptors of the directories that make up the directory `path`, topmost first; none: no directory."""
-        current: list[int] = []
-        try:
-            for tree in self._trees:
-                current.append(os.open(tree, _DIRECTORY))
-            for name in path.split(b"/") if path else ():
-                following = _descend(current, name)
-                _close(current)
-                current = following
-            yield current
-        finally:
-            _close(current)
+    def _directories(self, path: bytes) -> Generator[int]:
+        """A descriptor of the directory `path` in each layer that has a part in it, one after the other."""
+        for tree in self._trees:
+            directory, is_there, goes_on = _descend(tree, path)
+            try:
+                if is_there:
+                    yield directory
+                if not goes_on:
+                    return
+            finally:
+                os.close(directory)
 
 
-def _descend(directories: list[int], name: bytes) -> list[int]:
-    found: list[int] = []
-    for directory in directories:
-        try:
+def _descend(tree: str, path: bytes) -> tuple[int, bool, bool]:
+    """Walk to `path` in one layer: how far that went, whether it is `path`, whether lower layers have a part in it."""
+    directory = os.open(tree, _DIRECTORY)
+    goes_on = True
+    try:
+        for name in path.split(b"/") if path else ():
             inner = os.open(name, _DIRECTORY, dir_fd=directory)
-        except FileNotFoundError:
-            continue
-        except NotADirectoryError:
-            break  # a file, a symlink or a whiteout hides what is below
-        except OSError as exc:
-            if exc.errno == errno.ELOOP:
-                break
-            _close(found)
-            raise
-        found.append(inner)
-        if is_opaque(inner):
-            break
-    return found
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-    descriptors.clear()
+            os.close(directory)
+            directory = inner
+            goes_on = goes_on and not is_opaque(directory)
+    except FileNotFoundError:
+        return directory, False, goes_on
+    except OSError as exc:
+        if exc.errno in (errno.ENOTDIR, errno.ELOOP):
+            return directory, False, False  # a file, a symlink or a whiteout hides what is below
+        os.close(directory)
+        raise
+    return directory, True, goes_on
 
 
 def tree_size(path: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -203,6 +204,29 @@ def test_an_engine_that_fails_to_start_is_quoted(tmp_path: object, monkeypatch: 
         Unavailable, match=r"ended with code 3 while starting; the end of .*wherryd\.log:\nno room$"
     ):
         autostart.ensure_daemon(Client(parse_address(f"unix://{path}")))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may start an engine")
+def test_an_engine_that_was_killed_is_started_again(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its launcher still holds the socket, and takes clients into a queue that nobody reads."""
+    path, pidfile = os.path.join(str(tmp_path), "s"), os.path.join(str(tmp_path), "pid")
+    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
+    with open(pidfile, "w") as file:
+        file.write(ended.stdout)
+    monkeypatch.setattr(autostart, "DEFAULT_SOCKET", path)
+    monkeypatch.setattr(autostart, "PIDFILE", pidfile)
+    monkeypatch.setattr(autostart, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(autostart, "LOG_DIRECTORIES", (str(tmp_path),))
+    script = "import os, sys; os.unlink(sys.argv[1])\n" + FAKE_DAEMON
+    monkeypatch.setattr(autostart, "daemon_command", lambda: [sys.executable, "-c", script, path, "once"])
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(path)
+        held.listen(5)
+        autostart.ensure_daemon(Client(parse_address(f"unix://{path}")))
+    with open(os.path.join(str(tmp_path), "wherryd.log")) as log:
+        assert log.read() == "starting\n"
 
 
 def test_an_engine_elsewhere_is_never_started() -> None:

@@ -108,6 +108,22 @@ async def test_resolve_gives_what_a_container_needs(bench: Bench) -> None:
         await bench.images.resolve("one:1", platform="linux/s390x")
 
 
+async def test_held_image_keeps_its_layers_though_it_is_removed(bench: Bench) -> None:
+    await bench.load(ONE)
+    driver = bench.store.driver
+    async with bench.images.held("one:1") as image:
+        await bench.images.remove("one:1", force=True)
+        assert await bench.images.list() == []
+        driver.prepare("container", image.chain_ids)
+    await bench.store.collect()
+    assert set(driver.layers()) == set(image.chain_ids)
+    driver.remove("container")
+    assert await bench.is_empty()
+    with pytest.raises(NotFound):
+        async with bench.images.held("one:1"):
+            pass
+
+
 async def test_tag_moves_between_images(bench: Bench) -> None:
     await bench.load(ONE)
     await bench.load(OLDER)

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.fakes import registry as fake
 from tests.fakes.registry import FakeRegistry, digest_of, tar_of
@@ -142,6 +144,22 @@ def changed(*changes: str, **before: Any) -> dict[str, Any]:
 )
 def test_changes(change: str, result: dict[str, Any]) -> None:
     assert changed(change) == result
+
+
+@given(
+    st.sampled_from(
+        "CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD SHELL STOPSIGNAL USER VOLUME WORKDIR".split()
+    ),
+    st.text(
+        alphabet=st.one_of(st.sampled_from("=\"'\\ \n[],{}-/:0123456789abAB$"), st.characters()), max_size=60
+    ),
+)
+def test_any_change_is_applied_or_refused(word: str, rest: str) -> None:
+    try:
+        config = apply_changes(ContainerConfig(), [f"{word} {rest}"])
+    except InvalidParameter:
+        return
+    msgspec.json.encode(config)
 
 
 def test_later_changes_replace_and_add() -> None:

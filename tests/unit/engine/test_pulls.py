@@ -19,7 +19,7 @@ from wherry.errors import Forbidden, InvalidParameter, NotFound, WherryError
 from wherry.model.images import AuthConfig
 from wherry.oci.digest import Digest
 from wherry.registry import fetch
-from wherry.registry.client import Denied
+from wherry.registry.failures import Denied
 
 LAYERS = [tar_of({"a": b"1" * 1000}), tar_of({"b": b"2" * 1000}), tar_of({"c": os.urandom(300_000)})]
 
@@ -163,6 +163,7 @@ async def test_credentials_of_the_request_are_used(bench: Bench) -> None:
         with pytest.raises(Denied, match="incorrect username or password|unauthorized"):
             await bench.pull(f"{registry.address}/x", "1")
         await bench.pull(f"{registry.address}/x", "1", auth=AuthConfig(username="user", password="secret"))
+        await bench.pull(f"{registry.address}/x", "1", auth=AuthConfig(registrytoken="token-mine"))
     assert b"secret" not in on_disk(bench)
 
 
@@ -338,6 +339,19 @@ async def test_cut_download_goes_on_at_the_next_pull(bench: Bench) -> None:
         registry.requests.clear()
         await bench.pull(f"{registry.address}/x", "1")
         assert [headers.get("Range") for headers in registry.asked(layer)] == ["bytes=100000-"]
+
+
+async def test_blob_damaged_on_disk_is_fetched_again(bench: Bench) -> None:
+    async with FakeRegistry() as registry:
+        registry.add_image("x", "1", layers=LAYERS)
+        await bench.pull(f"{registry.address}/x", "1")
+        layer = json.loads(registry.manifests["x", "1"][0])["layers"][2]["digest"]
+        await bench.images.remove(f"{registry.address}/x:1")
+        with open(bench.store.blobs.path(Digest(layer)), "wb") as file:
+            file.write(b"rot")
+        messages = await bench.pull(f"{registry.address}/x", "1")
+        assert messages[-1]["status"].startswith("Status: Downloaded newer image")
+        assert len(registry.asked(layer)) == 2
 
 
 async def test_closing_the_iterator_drops_the_connection(bench: Bench) -> None:

@@ -16,7 +16,8 @@ from wherry.oci.digest import Digest
 from wherry.registry import client as client_module
 from wherry.registry import fetch
 from wherry.registry.auth import Credentials
-from wherry.registry.client import Client, Denied, NotConnected, TryLater, Unreachable
+from wherry.registry.client import Client
+from wherry.registry.failures import Denied, NotConnected, TryLater, Unreachable
 from wherry.registry.fetch import Registry, Repository
 from wherry.registry.resolve import Endpoints
 
@@ -172,6 +173,25 @@ async def test_no_progress_gives_up(registry: Registry, fake_registry: FakeRegis
     with pytest.raises(Unreachable):
         await fetch_blob(repository)
     assert len(fake_registry.asked("/blobs/")) == fetch.MAX_ATTEMPTS
+
+
+async def test_blob_that_was_whole_already_is_not_asked_for(
+    registry: Registry, fake_registry: FakeRegistry
+) -> None:
+    repository = await open_repository(registry, fake_registry)
+    sink = Sink()
+    sink.data += BLOB
+    await repository.blob(Digest(fake.digest_of(BLOB)), len(BLOB), sink)
+    assert fake_registry.asked("/blobs/") == []
+
+
+@pytest.mark.parametrize("tags", [["x" * 129], ["a"] * 100_001])
+async def test_endless_list_of_tags_is_refused(
+    registry: Registry, fake_registry: FakeRegistry, tags: list[str]
+) -> None:
+    fake_registry.fault("/tags/list", fake.body(json.dumps({"tags": tags}).encode()))
+    with pytest.raises(Internal, match="too long"):
+        await registry.tags(fake_registry.address, "x", None)
 
 
 async def test_more_bytes_than_declared_are_refused(registry: Registry, fake_registry: FakeRegistry) -> None:

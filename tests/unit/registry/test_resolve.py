@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from wherry.errors import InvalidParameter
-from wherry.registry.client import proxy_for, retry_after
+from wherry.registry.client import proxy_for
+from wherry.registry.failures import retry_after
 from wherry.registry.resolve import Endpoints
 
 

@@ -12,7 +12,8 @@ from aiohttp import web
 from tests.fakes.registry import FakeRegistry
 
 from wherry.errors import InvalidParameter
-from wherry.registry.client import Client, NotConnected
+from wherry.registry.client import Client
+from wherry.registry.failures import NotConnected
 from wherry.registry.fetch import Registry, Repository
 from wherry.registry.resolve import Endpoint, Endpoints
 

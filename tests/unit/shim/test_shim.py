@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import resource
 import signal
 import socket
 import time
@@ -543,6 +544,30 @@ async def test_a_log_that_is_refused_makes_no_container(yard):
         log = {"driver": JSON_FILE, "path": "/dev/null", "options": {"max-size": "0"}}
         await yard.create(["true"], create={"log": log})
     assert not os.path.exists(f"/sys/fs/cgroup/memory{yard.runs[-1].cgroup}")
+
+
+async def test_clients_cannot_use_up_the_descriptors(yard):
+    run = await yard.run(["cat"], create={"stdin": True})
+    resource.prlimit(run.shim_pid, resource.RLIMIT_NOFILE, (100, 100))
+    clients = [run.attach() for _ in range(36)]
+    assert (await run.shim.state())["status"] == "running"
+    extra, theirs = socket.socketpair()
+    with pytest.raises(ShimError, match="too many clients"):
+        await run.shim.attach(theirs, stdin=False, stdout=True, stderr=True, mux=False)
+    with pytest.raises(ShimError, match="too many clients"):
+        await run.shim.exec("e", spec(["true"])["process"])
+    for sock in (*clients, extra, theirs):
+        sock.close()
+    await run.shim.kill(9)
+    assert (await run.event("exit"))["code"] == 137
+
+
+async def test_an_exit_that_cannot_be_written_is_told_nevertheless(yard):
+    run = await yard.run(["sleep", "100"])
+    os.rename(run.directory, f"{run.directory}-moved")
+    await run.shim.kill(9)
+    assert (await run.event("exit"))["code"] == 137
+    os.rename(f"{run.directory}-moved", run.directory)
 
 
 # Many

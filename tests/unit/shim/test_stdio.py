@@ -479,3 +479,30 @@ def test_a_pipe_that_somebody_keeps_filling_ends_the_wait_in_the_end(monkeypatch
     stop.set()
     thread.join()
     os.close(keeper)
+
+
+def test_a_handler_that_fails_costs_its_descriptor_and_no_more(capfd):
+    loop = Loop()
+    read, write = os.pipe()
+    other, feed = os.pipe()
+    calls = []
+
+    def fail(bits):
+        calls.append("fail")
+        raise RuntimeError("a mistake")
+
+    def work(bits):
+        calls.append(os.read(other, 10))
+
+    loop.watch(read, 1, fail)
+    loop.watch(other, 1, work)
+    loop.later(0, lambda: 1 / 0)
+    os.write(write, b"x")
+    os.write(feed, b"y")
+    for _ in range(3):
+        loop.later(0, lambda: None)
+        loop._round()
+    assert sorted(calls, key=str) == [b"y", "fail"]
+    assert "a mistake" in capfd.readouterr().err
+    for fd in (read, write, other, feed):
+        os.close(fd)

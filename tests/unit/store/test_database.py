@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -90,3 +92,40 @@ async def test_a_file_that_is_no_database_is_refused_by_name(path: str) -> None:
         file.write(b"not a database" * 1000)
     with pytest.raises(Internal, match=r"wherry\.db: file is not a database"):
         await Database.open(path)
+
+
+FULL = """
+import asyncio, os, sys
+from wherry.store.database import Database
+
+async def main(root):
+    database = await Database.open(root + "/wherry.db")
+    await database.run(lambda c: c.executemany("INSERT INTO fact VALUES (?, 'x')", ((n,) for n in range(300))))
+    with open(root + "/filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(65536))
+        except OSError:
+            pass
+    for n in range(3000):
+        change = ("y" * (n % 50), n % 300)
+        await database.run(lambda c: c.execute("UPDATE fact SET value = ? WHERE key = ?", change))
+    await database.run(lambda c: c.execute("DELETE FROM fact"))
+    print(await database.run(lambda c: c.execute("SELECT count(*) FROM fact").fetchone()[0]), end="")
+    await database.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="mounts a small filesystem in a namespace of its own: needs root"
+)
+def test_a_full_disk_does_not_keep_anybody_from_changing_and_removing_things(
+    tmp_path: os.PathLike[str],
+) -> None:
+    mount = f'mount -t tmpfs -o size=20m none {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, FULL], capture_output=True, check=False, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "0"), done.stderr

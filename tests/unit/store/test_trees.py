@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 
 import pytest
@@ -111,3 +112,16 @@ def described(tree: str) -> dict[str, tuple[object, ...]]:
                 s.st_mode, s.st_uid, s.st_gid, s.st_mtime_ns, s.st_rdev, size, content,
             )  # fmt: skip
     return found
+
+
+def test_a_stack_of_five_hundred_layers_takes_few_descriptors(root: str) -> None:
+    trees = [layer(root, f"{n}", "d/e/f") for n in range(500)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        stack = LayerStack(trees)
+        assert stack.find(b"d/e/f") is not None
+        assert stack.find(b"d/e/nothing") is None
+        assert stack.names(b"d/e") == {b"f"}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

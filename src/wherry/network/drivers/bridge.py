@@ -16,6 +16,7 @@ import ipaddress
 import logging
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from wherry.errors import Internal, InvalidParameter
 from wherry.network import connections
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 _INSIDE = "eth0"
 _SWEEP_DELAY_S = 1.0
 _NAME_ATTEMPTS = 8
+_READY_ATTEMPTS = 100
 _TAKE_ATTEMPTS = POOL_SIZE + 2
 
 
@@ -51,6 +53,8 @@ class Bridge:
         self._maker_links: Links | None = None  # the host's, for the maker's thread
         self._instance = secrets.token_hex(4)
         self._sides: dict[str, _Side] = {}
+        # A thread of its own: a container's end waits for it, and the others have long work.
+        self._forgetter = ThreadPoolExecutor(1, thread_name_prefix="connections")
         self._doomed: dict[int, float] = {}  # ports taken off their bridge, and when
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -94,7 +98,7 @@ class Bridge:
         port = self._links.find(interface_name(endpoint.id))
         if port is not None:
             self._detach(network, port)
-        return await self._maker.run(functools.partial(_forget, endpoint.address))
+        return await asyncio.get_running_loop().run_in_executor(self._forgetter, _forget, endpoint.address)
 
     async def reconcile(self, network: NetworkConfig, live: list[Endpoint]) -> None:
         names = {interface_name(endpoint.id) for endpoint in live}
@@ -122,6 +126,7 @@ class Bridge:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
         await asyncio.to_thread(_delete_all, set(self._doomed))
+        self._forgetter.shutdown()
         self._links.close()
         if self._maker_links is not None:
             self._maker_links.close()
@@ -210,6 +215,8 @@ class Bridge:
             sandbox.interface, sandbox.port_index = name, port
             sandbox.peer_index = sandbox.links.index_of(_INSIDE)
             sandbox.links.change(sandbox.peer_index, up=True)
+            _await_ready(sandbox.links, sandbox.peer_index)
+            _await_ready(host, port)
         except BaseException:
             sandbox.close()  # and with it the veth
             raise
@@ -255,6 +262,15 @@ def _bridge(network: NetworkConfig) -> str:
     if network.interface is None:
         raise Internal(f"network {network.name} has no bridge")
     return network.interface
+
+
+def _await_ready(links: Links, index: int) -> None:
+    """Wait for the kernel's own background work: until then packets are dropped, and the first is sent again
+    only a second later."""
+    for _ in range(_READY_ATTEMPTS):
+        if links.get(index).is_ready:
+            return
+        time.sleep(0.001)
 
 
 def _forget(address: str) -> bool:

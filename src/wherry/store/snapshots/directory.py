@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -126,8 +126,13 @@ class LayerDirectories:
     def keys(self) -> list[str]:
         return [name for name in os.listdir(self.containers) if not name.startswith(_TEMPORARY)]
 
-    def make_container(self, key: str, fill: Callable[[str], Any]) -> None:
-        """Make a writable layer that is not there: `fill` writes into a temporary directory, which gets its name."""
+    def make_container(
+        self, key: str, fill: Callable[[str], None], give_name: Callable[[str, str], None]
+    ) -> None:
+        """Make a writable layer that is not there.
+
+        `fill` writes into a temporary directory, to which `give_name` (os.rename, or more) then gives its name.
+        """
         path = self.container_path(key)
         temporary = os.path.join(self.containers, _TEMPORARY + key)
         remove_tree(temporary)
@@ -136,7 +141,7 @@ class LayerDirectories:
         try:
             fill(temporary)
             killpoint("snapshot:filled")
-            os.rename(temporary, path)
+            give_name(temporary, path)
             killpoint("snapshot:renamed")
         except BaseException:
             remove_tree(temporary)
@@ -144,19 +149,25 @@ class LayerDirectories:
 
     def remove(self, path: str) -> None:
         """Delete a layer or container: it loses its name first, so that a crash leaves no half of it."""
+        temporary = self.take_name(path)
+        if temporary is not None:
+            remove_tree(temporary)
+
+    def take_name(self, path: str) -> str | None:
+        """Give a layer or container a temporary name, which is returned; None where it is not there."""
         parent, name = os.path.split(path)
         temporary = os.path.join(parent, f"{_TEMPORARY}gone-{name}")
         try:
             os.rename(path, temporary)
         except FileNotFoundError:
-            return
+            return None
         except OSError as exc:
             if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             remove_tree(temporary)  # a removal that failed half-way
             os.rename(path, temporary)
         killpoint("remove-tree:renamed")
-        remove_tree(temporary)
+        return temporary
 
 
 def _rename_unless_there(temporary: str, path: str) -> None:

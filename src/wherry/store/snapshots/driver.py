@@ -80,8 +80,8 @@ class SnapshotDriver(Protocol):
         """
         ...
 
-    def remove_layer(self, chain_id: ChainID) -> None:
-        """Nothing happens when it is not there."""
+    def remove_layer(self, chain_id: ChainID) -> bool:
+        """Delete the layer, unless a writable layer stands on it (False). True too when it is not there."""
         ...
 
     def layers(self) -> list[ChainID]: ...
@@ -92,6 +92,8 @@ class SnapshotDriver(Protocol):
 
     def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
         """Make the writable layer `key` on top of `chain_ids` (lowest first; may be empty), unless it is there.
+
+        Raises NotFound where one of the layers is not there; from then on they cannot be removed.
 
         Not synced: after a power cut it may be gone, and with it nothing; prepare it again.
         """

@@ -7,6 +7,7 @@ Each layer has its own change set only, in overlayfs's form, so layers can be sh
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
@@ -53,6 +54,10 @@ class Overlay2:
     def __init__(self, root: str) -> None:
         self._directories = LayerDirectories(root)
         self._root = root
+        # Between looking whether layers are there and standing on them, none must go; and the other way round.
+        self._guard = threading.Lock()
+        self._below: dict[str, list[ChainID]] = {}
+        """What `lower` says, of the writable layers asked about so far."""
 
     def probe(self) -> None:
         os.makedirs(self._root, mode=0o710, exist_ok=True)
@@ -126,19 +131,22 @@ class Overlay2:
     def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:
         self._directories.export_layer(chain_id, tar)
 
-    def remove_layer(self, chain_id: ChainID) -> None:
-        self._directories.remove(self._directories.layer_path(chain_id))
+    def remove_layer(self, chain_id: ChainID) -> bool:
+        with self._guard:
+            if any(chain_id in (self._lower_of(key) or ()) for key in self.active()):
+                return False
+            gone = self._directories.take_name(self._directories.layer_path(chain_id))
+        if gone is not None:
+            remove_tree(gone)
+        return True
 
     def layers(self) -> list[ChainID]:
         return self._directories.layer_ids()
 
     def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
         path = self._directories.container_path(key)
-        for chain_id in chain_ids:
-            if not self.has_layer(chain_id):
-                raise NotFound(f"layer {chain_id} does not exist")
         if os.path.isdir(path):
-            if self._read_lower(path) is None:  # a power cut took its contents
+            if self._lower_of(key) is None:  # a power cut took its contents
                 self._write_lower(path, chain_ids)
             return
 
@@ -149,7 +157,14 @@ class Overlay2:
             os.mkdir(os.path.join(temporary, "work"), 0o700)
             self._write_lower(temporary, chain_ids)
 
-        self._directories.make_container(key, fill)
+        def give_name(temporary: str, name: str) -> None:
+            with self._guard:
+                for chain_id in chain_ids:
+                    if not self.has_layer(chain_id):
+                        raise NotFound(f"layer {chain_id} does not exist")
+                os.rename(temporary, name)
+
+        self._directories.make_container(key, fill, give_name)
 
     def rootfs(self, key: str) -> OverlayRootfs:
         path = self._directories.container_path(key)
@@ -163,16 +178,17 @@ class Overlay2:
         }
 
     def layers_below(self, key: str) -> list[ChainID]:
-        found = self._read_lower(self._directories.container_path(key))
+        found = self._lower_of(key)
         if found is None:
             raise NotFound(f"no writable layer {key} in the storage driver overlay2")
-        return found
+        return list(found)
 
     def usage(self, key: str) -> int:
         return tree_size(os.path.join(self._directories.container_path(key), "upper"))
 
     def remove(self, key: str) -> None:
         self._directories.remove(self._directories.container_path(key))
+        self._below.pop(key, None)
 
     def active(self) -> list[str]:
         return self._directories.keys()
@@ -207,15 +223,21 @@ class Overlay2:
         with open(os.path.join(path, "lower"), "w", encoding="ascii") as file:
             file.write("".join(f"{chain_id}\n" for chain_id in chain_ids) + _END)
 
-    @staticmethod
-    def _read_lower(path: str) -> list[ChainID] | None:
+    def _lower_of(self, key: str) -> list[ChainID] | None:
         """The layers below; None where there is no such snapshot, or the file did not reach the disk."""
+        found = self._below.get(key)
+        if found is not None:
+            return found
         try:
-            with open(os.path.join(path, "lower"), encoding="ascii") as file:
+            with open(os.path.join(self._directories.container_path(key), "lower"), encoding="ascii") as file:
                 text = file.read()
         except FileNotFoundError:
             return None
-        return [ChainID(line) for line in text.removesuffix(_END).split()] if text.endswith(_END) else None
+        if not text.endswith(_END):
+            return None
+        found = [ChainID(line) for line in text.removesuffix(_END).split()]
+        self._below[key] = found
+        return found
 
     def _nothing(self) -> str:
         """An empty directory: an overlay needs at least one lower one."""

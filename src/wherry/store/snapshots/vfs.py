@@ -68,8 +68,9 @@ class Vfs:
     def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:
         self._directories.export_layer(chain_id, tar)
 
-    def remove_layer(self, chain_id: ChainID) -> None:
+    def remove_layer(self, chain_id: ChainID) -> bool:
         self._directories.remove(self._directories.layer_path(chain_id))
+        return True
 
     def layers(self) -> list[ChainID]:
         return self._directories.layer_ids()
@@ -77,18 +78,16 @@ class Vfs:
     def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
         if os.path.isdir(self._directories.container_path(key)):
             return
-        if chain_ids and not self.has_layer(chain_ids[-1]):
-            raise NotFound(f"layer {chain_ids[-1]} does not exist")
 
         def fill(temporary: str) -> None:
             tree = os.path.join(temporary, "fs")
             if chain_ids:
-                copy_tree(self._tree(chain_ids[-1]), tree)
+                self._copy_layer(chain_ids[-1], tree)
             else:
                 os.mkdir(tree)
             os.chmod(tree, root_mode)
 
-        self._directories.make_container(key, fill)
+        self._directories.make_container(key, fill, os.rename)
 
     def rootfs(self, key: str) -> BindRootfs:
         path = os.path.join(self._directories.container_path(key), "fs")
@@ -113,6 +112,16 @@ class Vfs:
 
     def layer_data(self, chain_id: ChainID) -> Mapping[str, str]:
         return {}
+
+    def _copy_layer(self, chain_id: ChainID, tree: str) -> None:
+        """Copy a layer that may be removed meanwhile: then the copy may be a part of it only, and is refused."""
+        try:
+            copy_tree(self._tree(chain_id), tree)
+            is_whole = self.has_layer(chain_id)  # a removal takes its name before anything else
+        except FileNotFoundError:
+            is_whole = False
+        if not is_whole:
+            raise NotFound(f"layer {chain_id} does not exist")
 
     def _tree(self, chain_id: ChainID) -> str:
         return os.path.join(self._directories.layer_path(chain_id), "fs")
