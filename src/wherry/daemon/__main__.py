@@ -23,6 +23,7 @@ from wherry.daemon.config import DaemonSettings
 from wherry.daemon.notify import notify
 from wherry.engine.engine import Engine
 from wherry.errors import WherryError
+from wherry.linux import memory
 
 _log = logging.getLogger("wherry")
 
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         print("wherryd needs to be started with root privileges", file=sys.stderr)
         return 1
     set_up_logging(settings)
+    memory.keep_few_arenas()
     try:
         asyncio.run(run(settings))
     except (WherryError, OSError) as exc:

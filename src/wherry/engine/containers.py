@@ -9,6 +9,7 @@ import shutil
 import socket
 import sqlite3
 import time
+from contextlib import AsyncExitStack
 
 import msgspec
 from msgspec import UNSET
@@ -24,7 +25,6 @@ from wherry.engine.attach import (
 )
 from wherry.engine.context import Context
 from wherry.engine.creation import (
-    ImageDefaults,
     check_resources,
     check_restart_policy,
     parse_signal,
@@ -103,15 +103,33 @@ class Containers:
         self, body: ContainerCreate, *, name: str | None = None, platform: str | None = None
     ) -> ContainerCreated:
         """A new container in state created. Half of one is never left: its row is written last."""
-        context = self._context
         name = check_name(name) if name else None
-        image = await self._image(body, platform)
-        container_id = secrets.token_hex(32)
+        async with AsyncExitStack() as until_made:
+            record = await self._plan(body, name or "", platform, until_made)
+            record.name = self._reserve_name(name, record.id)
+            container = Container(record)
+            try:
+                killpoint("create:name-reserved")
+                await self._make(container)
+            except BaseException:
+                self._ids.pop(record.name, None)
+                await asyncio.shield(asyncio.to_thread(self._delete_files, record.id))
+                raise
+        self._by_id[record.id] = container
+        self._context.events.emit("container", "create", record.id, container.event_attributes())
+        return ContainerCreated(id=record.id, warnings=self._warnings(record))
+
+    async def _plan(
+        self, body: ContainerCreate, name: str, platform: str | None, until_made: AsyncExitStack
+    ) -> ContainerRecord:
+        """What `body` asks for, decided and checked; its image stays on disk until `until_made` ends."""
+        context = self._context
+        image = await context.image_defaults(body.image, platform, until_made) if body.image else None
         record = plan_container(
             body,
             image,
-            container_id=container_id,
-            name=name or "",
+            container_id=secrets.token_hex(32),
+            name=name,
             created_ns=time.time_ns(),
             settings=context.settings,
             facts=context.facts,
@@ -124,23 +142,7 @@ class Containers:
             except NotFound as exc:  # a 404 would make the CLI pull the image
                 raise InvalidParameter(str(exc)) from exc
             raise Unsupported("--volumes-from is not supported yet: repeat that container's -v options")
-        record.name = self._reserve_name(name, container_id)
-        container = Container(record)
-        try:
-            killpoint("create:name-reserved")
-            await self._make(container)
-        except BaseException:
-            self._ids.pop(record.name, None)
-            await asyncio.shield(asyncio.to_thread(self._delete_files, container_id))
-            raise
-        self._by_id[container_id] = container
-        context.events.emit("container", "create", container_id, container.event_attributes())
-        return ContainerCreated(id=container_id, warnings=self._warnings(record))
-
-    async def _image(self, body: ContainerCreate, platform: str | None) -> ImageDefaults | None:
-        if not body.image:
-            return None
-        return await self._context.image_defaults(body.image, platform)
+        return record
 
     def _reserve_name(self, wanted: str | None, container_id: str) -> str:
         if wanted:

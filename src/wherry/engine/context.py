@@ -9,6 +9,7 @@ import os
 import platform
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from wherry import plugins
@@ -149,9 +150,12 @@ class Context:
 
     # Images
 
-    async def image_defaults(self, reference: str, wanted_platform: str | None) -> ImageDefaults:
-        """What the image brings to a container. Raises NotFound in Docker's words."""
-        resolved = await self.images.resolve(reference, platform=wanted_platform)
+    async def image_defaults(
+        self, reference: str, wanted_platform: str | None, until: AsyncExitStack
+    ) -> ImageDefaults:
+        """What the image brings to a container; it is kept on disk until `until` ends. Raises NotFound in Docker's
+        words."""
+        resolved = await until.enter_async_context(self.images.held(reference, platform=wanted_platform))
         config = resolved.config.config or ImageContainerConfig()
         return ImageDefaults(
             id=resolved.id,

@@ -90,6 +90,7 @@ class Engine:
                 registry,
                 lambda action, image_id, attributes: events.emit("image", action, image_id, attributes),
                 lambda image_id: services[0].users_of(image_id),
+                concurrent_downloads=settings.max_concurrent_downloads,
             )
             context = Context(
                 settings=settings,

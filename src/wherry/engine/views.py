@@ -188,6 +188,8 @@ def _ports(container: Container) -> list[Port]:
 
 
 STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
+_REPEATED_GROUP = re.compile(r"\)[*+?{]")
+"""What can make Python's matcher take for ever, where Go's does not."""
 KNOWN_FILTERS = frozenset(
     "ancestor before exited expose health id is-task isolation label name network publish since status volume".split()
 )
@@ -235,6 +237,8 @@ def container_filter(
         for text in filters.get(key, ()):
             if text.lower() not in ("true", "false", "1", "0"):
                 raise InvalidParameter(f"invalid filter '{key}={text}'")
+    if any(_REPEATED_GROUP.search(text) for text in filters.get("name", ())):
+        raise InvalidParameter("invalid filter 'name': a repeated group is not supported")
     try:
         names = [re.compile(text) for text in filters.get("name", ()) if text]
     except re.error as exc:
