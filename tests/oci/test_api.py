@@ -15,7 +15,7 @@ import pytest
 
 from tests.oci.conftest import Bundle
 from wherry.linux import process
-from wherry.runtime import lifecycle
+from wherry.runtime import lifecycle, rehearsal
 from wherry.runtime.cgroups.driver import is_unified
 from wherry.runtime.lifecycle import Container, StartFailed
 
@@ -414,6 +414,14 @@ def test_many_mounts(make: Make, bundle: Bundle) -> None:
         entry = {"destination": f"/m/{number}", "type": "bind", "source": "/etc", "options": ["bind", "ro"]}
         bundle.config["mounts"].append(entry)
     assert int(output(make, "sh", "-c", "grep -c ' /m/' /proc/self/mounts")) == 300
+
+
+def test_rehearsing_leaves_nothing_and_changes_nothing(make: Make) -> None:
+    before = descriptors(), Path("/proc/self/mountinfo").read_text(), os.getcwd(), process.working_directory()
+    rehearsal.rehearse()
+    after = descriptors(), Path("/proc/self/mountinfo").read_text(), os.getcwd(), process.working_directory()
+    assert after == before
+    assert output(make, "echo", "and it works") == "and it works\n"
 
 
 def test_one_after_another_leaks_nothing(make: Make, bundle: Bundle) -> None:

@@ -2,9 +2,11 @@
 
 A SOCK_SEQPACKET pair; each packet is one JSON object, descriptors ride along. Seen from the maker:
 
-    child → maker   {"at": "namespaces"}                    only when hooks want to run then
-    maker → child   {"go": true}
+    maker → child   {"go": true}                            only in a user namespace: its ids are mapped
     maker → child   {"at": "trees"} + [root, binds…]        in as many packets as needed
+    maker → child   {"at": "cgroup"}                        it can be joined
+    child → maker   {"at": "namespaces"}                    only when hooks want to run now
+    maker → child   {"go": true}                            only then
     child → maker   {"at": "created"} + [rootfs, console]   or {"error": {"kind", "message"}}
     maker → child   {"go": true}                            "start"
     child → maker   end of file: execve closed it           or {"error": …}

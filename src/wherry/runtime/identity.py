@@ -172,7 +172,7 @@ def drop_privileges(identity: Identity, root: int) -> None:
     if identity.no_new_privileges:
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
     if "HOME" not in identity.env:
-        identity.env["HOME"] = _home(root, identity.uid)
+        identity.env["HOME"] = find_home(root, identity.uid)
 
 
 def look_up(identity: Identity) -> str:
@@ -273,7 +273,7 @@ def _not_executable(path: str) -> OSError | None:
     return None
 
 
-def _home(root: int, uid: int) -> str:
+def find_home(root: int, uid: int) -> str:
     """The user's home by the container's own /etc/passwd, read by us; "/" when it does not say."""
     try:
         text = files.read_text(root, "/etc/passwd")

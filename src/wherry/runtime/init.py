@@ -80,6 +80,7 @@ class _First:
         "control",
         "dev",
         "is_dev_filled",
+        "is_in_cgroup",
         "master",
         "nothing",
         "peer",
@@ -100,6 +101,7 @@ class _First:
         self.bare = self.master = self.peer = self.proc = self.nothing = -1
         self.dev = mounts.find(plan.mounts, "/dev")
         self.is_dev_filled = False
+        self.is_in_cgroup = False
 
     def turn_away_from_the_host(self) -> None:
         """Be invisible to whoever we will share namespaces with (CVE-2019-5736), and lead a session."""
@@ -159,7 +161,16 @@ class _First:
         while len(trees) < wanted:
             trees += channel.expect(self.control, "trees")
         self.plan.take_trees(trees)
+
+    def enter_cgroup(self) -> None:
+        """Be in the cgroup, then in a namespace that shows it as the root. As late as can be: the maker makes it
+        while we mount.
+        """
+        if self.is_in_cgroup:
+            return
+        self.is_in_cgroup = True
         self.step = "joining cgroup"
+        channel.expect(self.control, "cgroup")
         if self.cgroup.birthplace < 0:
             self.cgroup.join()
         process.unshare(self.plan.namespaces.new & process.CLONE_NEWCGROUP)
@@ -171,14 +182,18 @@ class _First:
         rootfs.attach(plan.root)
         self.bare = linux_mounts.clone_tree("", at=plan.root)
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
+            self.enter_cgroup()
             channel.send(self.control, {"at": "namespaces"})
             channel.expect_go(self.control)
         for mount in plan.mounts:
+            if mount.kind == "cgroup":
+                self.enter_cgroup()
             self.step = f"mounting {mount.source!r} to rootfs at {mount.destination!r}"
             if mount.kind == "cgroup":
                 cgroup_mounts.attach(plan, mount, self.cgroup)
             else:
                 mounts.attach(plan.root, mount)
+        self.enter_cgroup()
 
     def make_devices(self) -> None:
         """What is not in our own /dev yet. A /dev that was bound from outside is left as it is."""

@@ -256,10 +256,11 @@ def _make(
         theirs.close()
         _set_from_outside(plan, pid, ours)
         group.close_doors()
+        channel.send_trees(ours, plan.open_trees(assemble))
         if not first:
             group.create(plan.resources, member=pid)
             is_made = True
-        channel.send_trees(ours, plan.open_trees(assemble))
+        channel.send(ours, {"at": "cgroup"})
         if "prestart" in plan.hooks or "createRuntime" in plan.hooks:
             channel.expect(ours, "namespaces")
             state = hooks.state(plan, pid, "creating")

@@ -100,7 +100,7 @@ def _overlay(rootfs: dict[str, Any]) -> int:
         for option in options:
             key, equals, value = option.partition("=")
             mounts.set_option(context, key, value if equals else None)
-        if not _takes_names():
+        if not takes_names():
             return _mount_by_number(context, lower, upper, work)
         for path in lower:
             mounts.set_option(context, "lowerdir+", path)  # top layer first; any name, any number of them
@@ -113,26 +113,31 @@ def _overlay(rootfs: dict[str, Any]) -> int:
         os.close(context)
 
 
-def _takes_names() -> bool:
-    """Whether overlay has the option `lowerdir+` (Linux 6.7).
+def takes_names() -> bool:
+    """Whether overlay has the option `lowerdir+` (Linux 6.7); found once.
 
     One that takes its options the old way (before 6.5) collects any option and says nothing until it is mounted, so
     it is told by what it does with nonsense.
     """
-    context = mounts.open_filesystem("overlay")
+    global _takes_names
+    if _takes_names is None:
+        context = mounts.open_filesystem("overlay")
+        try:
+            _takes_names = not _accepts(context, "no-such-option") and _accepts(context, "lowerdir+")
+        finally:
+            os.close(context)
+    return _takes_names
+
+
+def _accepts(context: int, option: str) -> bool:
     try:
-        try:
-            mounts.set_option(context, "no-such-option", "1")
-            return False
-        except OSError:
-            pass
-        try:
-            mounts.set_option(context, "lowerdir+", "/")
-        except OSError:
-            return False
-        return True
-    finally:
-        os.close(context)
+        mounts.set_option(context, option, "/")
+    except OSError:
+        return False
+    return True
+
+
+_takes_names: bool | None = None
 
 
 def _mount_by_number(context: int, lower: list[str], upper: str, work: str) -> int:
