@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 
 BASE = "WHERRY_BENCH_BASE"
-UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
+UNSHARE = tuple(
+    "setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc --".split()
+)
 
 run_folder = "/run/wherry-bench"
 """Where the engines have their sockets."""
@@ -38,6 +41,7 @@ def cgroup_parent() -> str:
 
 def run_inside(argv: Sequence[str]) -> int:
     """Run this program again, inside a new room; its exit code once the room is gone."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     base = tempfile.mkdtemp(prefix="wherry-bench-", dir="/var/tmp")
     os.chmod(base, 0o711)
     try:
