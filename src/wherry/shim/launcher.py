@@ -21,6 +21,7 @@ import sys
 from wherry.linux import process
 from wherry.shim import burial, server, sockets
 from wherry.shim.loop import HANGUP, READ, WRITE, Loop, ignore
+from wherry.shim.maker import Maker, wait_for_one
 from wherry.shim.protocol import CONFLICT, INTERNAL, INVALID, Channel, ProtocolError, Refused, close_all
 from wherry.shim.reports import report, whereabouts
 from wherry.shim.runtimes import Runtimes, load
@@ -36,8 +37,20 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 64
 MAX_HELD = 64
 IDLE_S = 30.0
+SPARE_DELAY_S = 0.02
+"""How long after a start the next spare is forked: not while that start still wants the processor."""
 _TAKEOVER_S = 5.0
 _LATE = ("encodings.latin_1", "encodings.utf_8", "encodings.ascii")
+
+
+class Spare:
+    """A shim that has no container yet; it ends when `channel` closes without an order."""
+
+    __slots__ = ("channel", "pid")
+
+    def __init__(self, pid: int, channel: Channel) -> None:
+        self.pid = pid
+        self.channel = channel
 
 
 class NoLateImports:
@@ -84,6 +97,7 @@ class Launcher:
         self._shims: dict[int, str] = {}
         """Directory of each shim by pid; "" for a child that buries one."""
         self._stopping = False
+        self._spare: Spare | None = None
         self._take_over()
         self._listener = sockets.listen(exec_root, sockets.LAUNCHER, backlog=MAX_CONNECTIONS)
         self._loop.watch(self._listener.fileno(), READ, self._on_connection)
@@ -92,7 +106,9 @@ class Launcher:
             self._add_channel(control)
 
     def run(self) -> None:
+        self._loop.later(SPARE_DELAY_S, self._ready_spare)
         self._loop.run()
+        self._dismiss_spare()
         # The name may be a successor's by now: it is left alone, a stale socket refuses connections by
         # itself.
 
@@ -223,18 +239,47 @@ class Launcher:
         if self._stopping:
             raise Refused(CONFLICT, "this launcher is ending: another one has taken its place")
         container_id, directory = str(request["id"]), str(request["dir"])
-        control = fds.pop(0)
+        spare, self._spare = self._spare or self._fork_spare(), None
+        order = {"id": container_id, "dir": directory}
         try:
-            pid = os.fork()
-            if pid == 0:
-                self._become_shim(container_id, directory, control)
+            try:
+                spare.channel.send(order, fds)
+            except OSError:  # it was killed while it waited
+                spare = self._fork_spare()
+                spare.channel.send(order, fds)
         finally:
-            os.close(control)
-        self._shims[pid] = directory
-        return {"pid": pid}, []
+            spare.channel.close()
+        self._shims[spare.pid] = directory
+        self._loop.later(SPARE_DELAY_S, self._ready_spare)
+        return {"pid": spare.pid}, []
 
-    def _become_shim(self, container_id: str, directory: str, control: int) -> None:
+    # Spares: a shim, and its maker, forked before there is work for them, so that nobody waits for that
+
+    def _ready_spare(self) -> None:
+        if self._spare is None and not self._stopping:
+            self._spare = self._fork_spare()
+
+    def _fork_spare(self) -> Spare:
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self._become_shim(theirs)
+        theirs.close()
+        return Spare(pid, Channel(ours))
+
+    def _dismiss_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.channel.close()
+            try:
+                os.waitpid(spare.pid, 0)
+            except ChildProcessError:
+                pass
+
+    def _become_shim(self, orders: socket.socket) -> None:
         status = 1
+        container_id = "a spare"
         try:
             gc.disable()
             self._loop.abandon()
@@ -244,7 +289,17 @@ class Launcher:
             close_all(list(self._held.values()))
             os.setsid()
             process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-            status = server.serve(container_id, directory, socket.socket(fileno=control), self._runtimes)
+            maker = Maker(self._runtimes.create, orders.close)
+            order = wait_for_one(orders)
+            if order is None:  # not needed any more, or the launcher died
+                maker.close()
+                os.wait()
+                status = 0
+            else:
+                request, (control,) = order
+                container_id = request["id"]
+                sock = socket.socket(fileno=control)
+                status = server.serve(container_id, request["dir"], sock, self._runtimes, maker)
         except BaseException as exc:
             report(f"{container_id}: {type(exc).__name__}: {exc}")
         finally:
@@ -261,6 +316,8 @@ class Launcher:
                 break
             if pid == 0:
                 break
+            if self._spare is not None and self._spare.pid == pid:
+                self._dismiss_spare()
             directory = self._shims.pop(pid, None)
             if directory and status != 0:
                 self._bury(directory, _how(status))
@@ -279,6 +336,8 @@ class Launcher:
         try:
             self._loop.abandon()
             self._listener.close()
+            if self._spare is not None:
+                self._spare.channel.close()
             burial.bury(directory, f"its shim {how}")
             status = 0
         except BaseException as exc:

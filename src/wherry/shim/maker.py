@@ -17,8 +17,10 @@ from __future__ import annotations
 import binascii
 import json
 import os
+import signal
 import socket
 
+from wherry.linux import process
 from wherry.runtime import lifecycle
 from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.runtime.errors import INTERNAL, INVALID, StartFailed
@@ -123,8 +125,13 @@ class Maker:
     def __init__(self, create: Create, in_child: Callable[[], None]) -> None:
         """Fork it. `in_child` lets it go of what is the shim's alone: a copy of a connection keeps it open."""
         ours, theirs = socket.socketpair()
+        shim = os.getpid()
         if os.fork() == 0:
             try:
+                # Whoever buries a container finds its cgroup only if nobody is still making it.
+                process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() != shim:
+                    return
                 ours.close()
                 in_child()
                 _make(create, _blocking(theirs))
@@ -183,6 +190,17 @@ def read_file(path: str) -> bytes:
     if len(data) > MAX_CONFIG:
         raise StartFailed(INVALID, f"{path} is larger than {MAX_CONFIG} bytes")
     return data
+
+
+def wait_for_one(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """The one message that a blocking socket brings, with its descriptors; None if it closes instead."""
+    channel = _blocking(sock)
+    try:
+        return _next(channel)
+    except (OSError, ProtocolError):
+        return None
+    finally:
+        channel.close()
 
 
 def _blocking(sock: socket.socket) -> Channel:

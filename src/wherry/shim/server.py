@@ -95,11 +95,13 @@ class Exec:
 class Shim:
     """The whole of one shim process. `run` returns when there is nothing left to do."""
 
-    def __init__(self, container_id: str, directory: str, control: socket.socket, runtimes: Runtimes) -> None:
+    def __init__(
+        self, container_id: str, directory: str, control: socket.socket, runtimes: Runtimes, maker: Maker
+    ) -> None:
         self._id = container_id
         self._directory = directory
         self._runtimes = runtimes
-        self._maker = Maker(runtimes.create, control.close)
+        self._maker = maker
         self._loop = Loop()
         self._channels: list[Channel] = []
         self._status = NEW
@@ -658,10 +660,10 @@ def _pending(request: Message) -> bytes:
     return binascii.a2b_base64(request.get("pending") or "")
 
 
-def serve(container_id: str, directory: str, control: socket.socket, runtimes: Runtimes) -> int:
-    """Be the shim of one container. Returns the exit status: 0 if the end is on record or none is due."""
+def serve(container_id: str, directory: str, control: socket.socket, runtimes: Runtimes, maker: Maker) -> int:
+    """Be the shim of one container, with a `maker` that is ready for it. Returns the exit status: 0 if the end is on record or none is due."""
     try:
-        Shim(container_id, directory, control, runtimes).run()
+        Shim(container_id, directory, control, runtimes, maker).run()
     except Exception as exc:
         report(f"{container_id}: {whereabouts(exc)}")
         return 1

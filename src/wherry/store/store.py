@@ -1,13 +1,15 @@
 """The image store as one thing: blobs, layers, images and the database, and the order that makes commits safe.
 
-Order of a commit: blobs (synced, renamed) → layers, lowest first (synced, renamed) → one durable transaction. Only
-rows make an image exist; what lies on disk without a row is found and deleted at the next start (`recover`).
+Order of a commit: blobs (each synced, renamed) → layers, lowest first (renamed) → one sync of them all → one durable
+transaction. Only rows make an image exist; layers without a row are deleted at the next start, so one that a power
+cut left half-written is never used.
 Order of a removal: the transaction first, then layers (highest first) and blobs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import time
@@ -39,6 +41,7 @@ from wherry.store.images import Image, ImageLayer, Images, Tag, delete_image, wr
 from wherry.store.locks import KeyedLocks
 from wherry.store.snapshots.driver import SnapshotDriver, Stop
 
+_log = logging.getLogger(__name__)
 _UNPACKING: Final = 2  # layers at once; each takes two threads
 KEEP_UNUSED_S: Final = 24 * 3600.0
 """How long a start keeps downloads that no image came of: the next pull goes on with them."""
@@ -85,6 +88,8 @@ class Store:
         self._commits = KeyedLocks()
         self._unpacking = asyncio.Semaphore(_UNPACKING)
         self._index = asyncio.Lock()
+        self._has_unsynced = False
+        self._syncing = asyncio.Lock()
         self._configs: dict[Digest, ImageConfig] = {}
         self._owns_database = False
 
@@ -167,6 +172,7 @@ class Store:
         async with self._commits.lock(chain_id):
             if not await asyncio.to_thread(self.driver.has_layer, chain_id):
                 async with self._unpacking:
+                    self._has_unsynced = True
                     await self._unpack(chain_id, parent, diff_id, source, _Either(stop))
         return chain_id
 
@@ -223,6 +229,8 @@ class Store:
                 for diff_id, name, source in zip(diff_ids, names, sources, strict=True)
             ),
         )
+        await self._sync_layers()
+        killpoint("image:layers-synced")
         await self.database.run(lambda connection: _record(connection, self.driver.name, image, sizes, tags))
         killpoint("image:recorded")
         await self._write_index()
@@ -301,6 +309,17 @@ class Store:
         await asyncio.to_thread(self.blobs.remove_parts, KEEP_UNUSED_S)
         await self._write_index()
 
+    async def _sync_layers(self) -> None:
+        """Every layer unpacked so far is on the disk."""
+        async with self._syncing:  # whoever finds nothing to do must not be ahead of one who is still at it
+            if self._has_unsynced:
+                self._has_unsynced = False  # a layer that is unpacked meanwhile sets it again
+                try:
+                    await asyncio.to_thread(self.driver.sync)
+                except BaseException:
+                    self._has_unsynced = True
+                    raise
+
     async def _unpack(
         self, chain_id: ChainID, parent: ChainID | None, diff_id: DiffID, source: LayerSource, stop: _Either
     ) -> None:
@@ -340,7 +359,12 @@ class Store:
         async with self._index:
             images = await self.images.all()
             tags = await self.images.tags()
-            await asyncio.to_thread(self._replace_index, images, tags)
+            try:
+                await asyncio.to_thread(self._replace_index, images, tags)
+            except (
+                Internal
+            ) as exc:  # a full disk: nothing of ours reads it, and the next change writes it again
+                _log.warning("index.json is out of date: %s", exc)
 
     def _replace_index(self, images: Sequence[Image], tags: Sequence[Tag]) -> None:
         names: dict[Digest, list[Reference]] = {}

@@ -13,6 +13,7 @@ import time
 import pytest
 from tests.unit.shim.conftest import JSON_FILE, read_all, spec
 
+from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.shim.client import Launcher, Shim, ShimError, ShimGone, bury, find_exit
 
 
@@ -568,6 +569,33 @@ async def test_an_exit_that_cannot_be_written_is_told_nevertheless(yard):
     await run.shim.kill(9)
     assert (await run.event("exit"))["code"] == 137
     os.rename(f"{run.directory}-moved", run.directory)
+
+
+async def test_a_shim_killed_at_any_moment_of_a_start_leaves_nothing(yard):
+    """From the fork to the running container, in steps of half a millisecond."""
+    loop = asyncio.get_running_loop()
+    stages = set()
+    for step in range(50):
+        run = await yard.spawn()
+        run.write_config(spec(["sleep", "300"]))
+        request = {"bundle": run.directory, "cgroup": run.cgroup}
+        created = run.shim.create(**request, rootfs={"type": "bind", "source": yard.rootfs})
+        started = run.shim.start()
+        killed = loop.create_future()
+        loop.call_later(
+            step * 0.0005,
+            lambda pid=run.shim_pid, k=killed: (os.kill(pid, signal.SIGKILL), k.set_result(None)),
+        )
+        await killed
+        await asyncio.wait_for(run.lost.wait(), 5)
+        stages.add(sum(future.done() and future.exception() is None for future in (created, started)))
+        await until(lambda run=run: find_exit(run.directory) is not None)
+        await bury(run.directory, "by the daemon too")
+        places = cgroup_for(run.cgroup).directories().values()
+        await until(lambda places=places: not any(os.path.exists(place) for place in places))
+    with open(f"/proc/{yard.launcher.pid}/task/{yard.launcher.pid}/children") as file:
+        assert file.read().split() == []
+    assert {0, 2} <= stages
 
 
 # Many

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.unit.store.images import Sample, diff_id, layer
-from wherry.errors import InvalidParameter, NotFound
+from wherry.errors import Internal, InvalidParameter, NotFound
 from wherry.oci.digest import ChainID, chain_ids, digest_of
 from wherry.oci.reference import parse_reference
 from wherry.store.images import Image
@@ -298,6 +298,19 @@ async def test_the_layouts_index_lists_images_that_are_whole(store: Store) -> No
 def index_of(store: Store) -> list[dict[str, Any]]:
     with open(os.path.join(store.data_root, "content", "index.json")) as file:
         return json.load(file)["manifests"]
+
+
+async def test_an_index_that_cannot_be_written_does_not_keep_an_image_from_going(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await commit(store, ONE, "x", pulled=True)
+
+    def full(manifests: object) -> None:
+        raise Internal("cannot write index.json: no space left on device")
+
+    monkeypatch.setattr(store.blobs, "write_index", full)
+    await store.remove_image(ONE.id)
+    assert await store.images.all() == []
 
 
 async def test_a_manifest_found_later_is_added(store: Store) -> None:

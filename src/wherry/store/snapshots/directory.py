@@ -85,7 +85,7 @@ class LayerDirectories:
         return found
 
     def make_layer(self, chain_id: ChainID, fill: Callable[[str], LayerFile]) -> int:
-        """Make a layer: `fill` writes into a temporary directory, which is synced and then gets its name."""
+        """Make a layer: `fill` writes into a temporary directory, which then gets its name."""
         # A name of its own: a thread that was given up may still be at work on the same layer.
         temporary = os.path.join(self.layers, f"{_TEMPORARY}{os.urandom(8).hex()}")
         os.mkdir(temporary, 0o710)
@@ -96,18 +96,18 @@ class LayerDirectories:
             with open(os.path.join(temporary, "layer.json"), "xb") as file:
                 file.write(msgspec.json.encode(made))
             killpoint("layer:described")
-            directory = os.open(self.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                sync_filesystem(directory)
-                killpoint("layer:synced")
-                _rename_unless_there(temporary, self.layer_path(chain_id))
-                killpoint("layer:renamed")
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            _rename_unless_there(temporary, self.layer_path(chain_id))
+            killpoint("layer:renamed")
         finally:
             remove_tree(temporary)
         return made.size
+
+    def sync(self) -> None:
+        directory = os.open(self.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync_filesystem(directory)
+        finally:
+            os.close(directory)
 
     def export_layer(self, chain_id: ChainID, tar: BinaryIO, tree: str = "fs") -> None:
         expected = self.layer_file(chain_id).diff_id

@@ -5,8 +5,9 @@ writable layer of one container, named by the container's ID. It never mounts an
 gives a plain value that the container's runtime mounts in its own mount namespace.
 
 Methods block (they are called in threads), are safe to call again after a crash in the middle, and leave nothing
-half-made under a final name: work happens under `tmp-*` names, is synced, and is renamed; `recover` deletes what
-a crash left under such names.
+half-made under a final name: work happens under `tmp-*` names and is renamed; `recover` deletes what a crash left
+under such names. Of a power cut a layer is safe only after `sync`: whoever records that it exists calls that first,
+and deletes layers of which there is no record before it uses the driver again.
 """
 
 from __future__ import annotations
@@ -68,9 +69,13 @@ class SnapshotDriver(Protocol):
         """Unpack one uncompressed layer tar as `chain_id`, on top of `parent`; return its size in bytes.
 
         The digest of the bytes read is checked against `diff_id` before the layer gets its name (InvalidParameter
-        otherwise). Already there: the tar is left unread. The tree is synced before the rename. Threads must not
-        commit the same layer at the same time (`Store.commit_layer` sees to that).
+        otherwise). Already there: the tar is left unread.
         """
+        ...
+
+    def sync(self) -> None:
+        """Every layer committed so far is on the disk. Once for an image, not for each layer: it costs all that
+        waits to be written on the whole filesystem."""
         ...
 
     def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:

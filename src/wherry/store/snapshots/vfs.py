@@ -65,6 +65,9 @@ class Vfs:
 
         return self._directories.make_layer(chain_id, fill)
 
+    def sync(self) -> None:
+        self._directories.sync()
+
     def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:
         self._directories.export_layer(chain_id, tar)
 
