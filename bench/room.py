@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 
 BASE = "WHERRY_BENCH_BASE"
-UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
+UNSHARE = tuple(
+    "setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc --".split()
+)
 
 run_folder = "/run/wherry-bench"
 """Where the engines have their sockets."""
@@ -38,6 +41,7 @@ def cgroup_parent() -> str:
 
 def run_inside(argv: Sequence[str]) -> int:
     """Run this program again, inside a new room; its exit code once the room is gone."""
+    signal.signal(signal.SIGTERM, _end)  # by way of `finally`
     base = tempfile.mkdtemp(prefix="wherry-bench-", dir="/var/tmp")
     os.chmod(base, 0o711)
     try:
@@ -51,6 +55,10 @@ def run_inside(argv: Sequence[str]) -> int:
         for folder in cgroups(os.path.basename(base)):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
+
+
+def _end(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def cgroups(parent: str) -> list[str]:

@@ -330,6 +330,23 @@ def test_ctrl_c_ends_the_run_and_leaves_nothing(busybox: str) -> None:
     until(lambda: traces() <= before)
 
 
+def test_without_root_it_says_what_it_needs() -> None:
+    program = "from wherry import Engine; Engine(root='/var/tmp/none').__enter__()"
+    done = subprocess.run(
+        [*"setpriv --reuid 65534 --regid 65534 --clear-groups".split(), sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/src"},
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
+    )
+    if "No module named" in done.stderr or "Permission denied" in done.stderr:
+        pytest.skip("nobody cannot read this working copy")
+    assert done.stderr.splitlines()[-1].startswith(
+        "wherry.errors.Forbidden: the engine needs root privileges"
+    )
+
+
 # One engine per root
 
 

@@ -31,7 +31,7 @@ from wherry.engine.engine import Engine
 from wherry.engine.logs import LogsOptions
 from wherry.engine.output import Unframe, connect, exchange
 from wherry.engine.settings import EngineSettings
-from wherry.errors import Conflict, InvalidParameter, NotFound, Unavailable
+from wherry.errors import Conflict, Forbidden, InvalidParameter, NotFound, Unavailable
 from wherry.model.containers import ContainerCreate, ContainerInspect, ContainerSummary, HostConfig
 from wherry.model.execs import ExecCreate, ExecStart
 from wherry.model.images import AuthConfig, ImageSummary
@@ -110,6 +110,8 @@ class AsyncEngine:
     async def __aenter__(self) -> AsyncEngine:
         if self._engine is not None:
             raise Conflict("this engine is open already")
+        if os.geteuid() != 0:
+            raise Forbidden("the engine needs root privileges: it makes namespaces, mounts and interfaces")
         self._engine = await Engine.open(self._settings)
         return self
 

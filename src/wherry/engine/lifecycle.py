@@ -7,7 +7,6 @@ from the shim and takes the lock itself, so `stop` and `remove --force` wait wit
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import shutil
@@ -15,6 +14,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
+
+import msgspec
 
 from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
@@ -190,7 +191,7 @@ class Lifecycle:
             seccomp=profile,
         )
         with open(os.path.join(directory, "config.json"), "wb", opener=_private) as file:
-            file.write(json.dumps(spec, separators=(",", ":")).encode())
+            file.write(msgspec.json.encode(spec))
         return compiled
 
     async def _start_failed(self, container: Container, message: str, code: int) -> None:
