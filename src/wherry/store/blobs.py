@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Final
 
 import msgspec
@@ -105,6 +105,15 @@ class Blobs:
     def remove(self, digest: Digest) -> None:
         """Nothing happens when it is not there."""
         _unlink(self.path(digest))
+
+    def doom(self, digests: Iterable[str]) -> None:
+        """Let those that are there look old. A crash between forgetting and deleting them leaves them to the next
+        start, which keeps for a while only what a broken-off pull may want."""
+        for digest in digests:
+            try:
+                os.utime(self.path(Digest(digest)), (0, 0))
+            except FileNotFoundError:
+                continue
 
     def list(self) -> Iterator[tuple[Digest, int]]:
         """Every blob and its size."""
