@@ -357,6 +357,10 @@ class Engine(Client):
     stop = kill = restart = start
 
 
+KEPT = 3
+"""Processes that stay when a daemon goes: the launcher, and the shim and maker that it keeps ready."""
+
+
 class Wherry(Engine):
     """wherryd with everything of its own: roots, socket, bridge and addresses."""
 
@@ -485,7 +489,7 @@ class Wherry(Engine):
         """
         self.stop()
         deadline = time.monotonic() + 10
-        while len(left := self.processes()) > 1 and time.monotonic() < deadline:
+        while len(left := self.processes()) > KEPT and time.monotonic() < deadline:
             time.sleep(0.02)
         for pid in left:
             os.kill(pid, signal.SIGTERM)
@@ -499,4 +503,4 @@ class Wherry(Engine):
         )
         shutil.rmtree(self.data_root, ignore_errors=True)
         shutil.rmtree(self.exec_root, ignore_errors=True)
-        assert len(left) <= 1, f"beside the launcher, {len(left) - 1} processes were left: {self.name}"
+        assert len(left) <= KEPT, f"beside the launcher, {len(left) - KEPT} processes were left: {self.name}"
