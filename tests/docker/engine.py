@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -94,6 +95,17 @@ class Answer:
         return self
 
 
+class Running(subprocess.Popen[bytes]):
+    """A command under way. A test that fails beside it does not wait for its end."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
+
+
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
@@ -137,11 +149,11 @@ class Client:
         )
         return Ran(argv, done.returncode, done.stdout, done.stderr)
 
-    def popen(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
+    def popen(self, *argv: str, **options: Any) -> Running:
         """Start one docker command with pipes for its three streams."""
         for stream in ("stdin", "stdout", "stderr"):
             options.setdefault(stream, subprocess.PIPE)
-        return subprocess.Popen([*self.command, *argv], env=self.environment(), **options)
+        return Running([*self.command, *argv], env=self.environment(), **options)
 
     def terminal(self, *argv: str, rows: int = 24, cols: int = 80) -> Terminal:
         """Start one docker command on a terminal of its own."""
