@@ -30,6 +30,8 @@ import pytest
 TIMEOUT_S = 60.0
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DOCKER = shutil.which("docker") or "docker"
+LAUNCHER_AND_SPARE = 3
+"""Processes of a wherry without containers and without its daemon: the launcher, and a shim of two kept ready."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -497,8 +499,9 @@ class Wherry(Engine):
         """
         self.stop()
         deadline = time.monotonic() + 10
-        while len(left := self.processes()) > 1 and time.monotonic() < deadline:
+        while len(left := self.processes()) > LAUNCHER_AND_SPARE and time.monotonic() < deadline:
             time.sleep(0.02)
+        described = [describe(pid) for pid in left]
         for pid in left:
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 5
@@ -511,4 +514,16 @@ class Wherry(Engine):
         )
         shutil.rmtree(self.data_root, ignore_errors=True)
         shutil.rmtree(self.exec_root, ignore_errors=True)
-        assert len(left) <= 1, f"beside the launcher, {len(left) - 1} processes were left: {self.name}"
+        assert len(left) <= LAUNCHER_AND_SPARE, f"beside the launcher there were left: {described}"
+
+
+def describe(pid: int) -> str:
+    """A process, for a person to recognise."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            line = file.read().replace(b"\0", b" ").decode(errors="replace")
+        with open(f"/proc/{pid}/stat") as file:
+            parent = file.read().rpartition(")")[2].split()[1]
+    except (FileNotFoundError, ProcessLookupError):
+        return f"{pid} (gone)"
+    return f"{pid} (of {parent}): {line[:60]} … {line[-60:]}"
