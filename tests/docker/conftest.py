@@ -67,6 +67,16 @@ def wherry(engine: Engine) -> Engine:
     return engine
 
 
+@pytest.fixture(autouse=True)
+def alive(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that kills the shared daemon and fails before it starts the next one fails alone."""
+    yield
+    if "engine" in request.fixturenames:
+        engine = request.getfixturevalue("engine")
+        if isinstance(engine, Wherry) and engine.process is not None and engine.process.poll() is not None:
+            engine.start()
+
+
 @pytest.fixture
 def other(request: pytest.FixtureRequest) -> Iterator[Callable[..., Wherry]]:
     """Makes further daemons, with the image busybox where asked; they are removed when the test ends."""

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -29,6 +30,8 @@ import pytest
 TIMEOUT_S = 60.0
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DOCKER = shutil.which("docker") or "docker"
+LAUNCHER_AND_SPARE = 3
+"""Processes of a wherry without containers and without its daemon: the launcher, and a shim of two kept ready."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,17 @@ class Answer:
         return self
 
 
+class Running(subprocess.Popen[bytes]):
+    """A command under way. A test that fails beside it does not wait for its end."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
+
+
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
@@ -137,11 +151,11 @@ class Client:
         )
         return Ran(argv, done.returncode, done.stdout, done.stderr)
 
-    def popen(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
+    def popen(self, *argv: str, **options: Any) -> Running:
         """Start one docker command with pipes for its three streams."""
         for stream in ("stdin", "stdout", "stderr"):
             options.setdefault(stream, subprocess.PIPE)
-        return subprocess.Popen([*self.command, *argv], env=self.environment(), **options)
+        return Running([*self.command, *argv], env=self.environment(), **options)
 
     def terminal(self, *argv: str, rows: int = 24, cols: int = 80) -> Terminal:
         """Start one docker command on a terminal of its own."""
@@ -489,8 +503,9 @@ class Wherry(Engine):
         """
         self.stop()
         deadline = time.monotonic() + 10
-        while len(left := self.processes()) > KEPT and time.monotonic() < deadline:
+        while len(left := self.processes()) > LAUNCHER_AND_SPARE and time.monotonic() < deadline:
             time.sleep(0.02)
+        described = [describe(pid) for pid in left]
         for pid in left:
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 5
@@ -503,4 +518,16 @@ class Wherry(Engine):
         )
         shutil.rmtree(self.data_root, ignore_errors=True)
         shutil.rmtree(self.exec_root, ignore_errors=True)
-        assert len(left) <= KEPT, f"beside the launcher, {len(left) - KEPT} processes were left: {self.name}"
+        assert len(left) <= LAUNCHER_AND_SPARE, f"beside the launcher there were left: {described}"
+
+
+def describe(pid: int) -> str:
+    """A process, for a person to recognise."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            line = file.read().replace(b"\0", b" ").decode(errors="replace")
+        with open(f"/proc/{pid}/stat") as file:
+            parent = file.read().rpartition(")")[2].split()[1]
+    except (FileNotFoundError, ProcessLookupError):
+        return f"{pid} (gone)"
+    return f"{pid} (of {parent}): {line[:60]} … {line[-60:]}"

@@ -164,26 +164,35 @@ class Victim:
                     if not re.search(r"wherry\.db|daemon\.log", n)
                 )
         bridge = f"/sys/class/net/{daemon.bridge}/brif"
+        pids = daemon.processes()
         cgroups = {path for path, _, _ in os.walk("/sys/fs/cgroup") if daemon.name in path or self.owns(path)}
         return {
             "files": files,
             "ports of the bridge": {str(len(os.listdir(bridge)))} if os.path.isdir(bridge) else set(),
             "cgroups": cgroups,
-            "processes": {str(pid) for pid in daemon.processes() if not self.is_daemon(pid)},
+            "processes": {str(pid) for pid in pids if not self.is_another_each_time(pid)},
+            "processes of ours": {str(sum(map(self.is_ours, pids)))},
         }
 
     def owns(self, path: str) -> bool:
         found = re.search(r"[0-9a-f]{64}", path)
         return found is not None and os.path.isdir(f"{self.daemon.data_root}/containers/{found[0]}")
 
-    def is_daemon(self, pid: int) -> bool:
-        """The daemon and the launcher are others after each death, and the keeper's `sleep` each second."""
+    def is_another_each_time(self, pid: int) -> bool:
+        """Daemon, launcher and what it keeps ready are others after each death, and the keeper's `sleep` each second."""
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 line = file.read()
         except FileNotFoundError:
             return True
-        return b"wherry.daemon" in line or line.startswith(b"sleep") or b"wherry.shim.launcher" in line
+        return b"wherry" in line or line.startswith(b"sleep")
+
+    def is_ours(self, pid: int) -> bool:
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                return b"wherry" in file.read()
+        except FileNotFoundError:
+            return False
 
     def is_clean(self) -> None:
         deadline = time.monotonic() + 5
