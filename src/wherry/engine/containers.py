@@ -573,20 +573,17 @@ class WaitingClient:
 
 
 async def list_processes(pids: list[int], ps_args: str) -> ContainerTop:
-    """Run the host's `ps` and keep the container's processes. Docker's rules: the output must have a PID column."""
-    process = await asyncio.create_subprocess_exec(
-        "ps",
-        *ps_args.split(),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={"PATH": bundle.DEFAULT_PATH, "LC_ALL": "C.UTF-8"},
-    )
-    async with asyncio.timeout(10):
-        output, errors = await process.communicate()
-    if process.returncode != 0:
-        raise InvalidParameter(f"ps: {errors.decode(errors='replace').strip().partition(chr(10))[0]}")
-    lines = output.decode(errors="replace").splitlines()
+    """Run the host's `ps` and keep the container's processes. Docker's rules: the output must have a PID column.
+
+    Asked by pid first, which finds processes on any terminal; some options of `ps` do not go with that.
+    """
+    words = ps_args.split()
+    code, output, errors = await _run_ps([*words, "-q" + ",".join(map(str, pids))])
+    if code != 0:
+        code, output, errors = await _run_ps(words)
+    if code != 0:
+        raise InvalidParameter(f"ps: {errors.strip().partition(chr(10))[0]}")
+    lines = output.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:
         raise InvalidParameter("Couldn't find PID field in ps output")
@@ -596,3 +593,17 @@ async def list_processes(pids: list[int], ps_args: str) -> ContainerTop:
     return ContainerTop(
         titles=titles, processes=[row for row in rows if len(row) > column and row[column] in wanted]
     )
+
+
+async def _run_ps(words: list[str]) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        "ps",
+        *words,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": bundle.DEFAULT_PATH, "LC_ALL": "C.UTF-8"},
+    )
+    async with asyncio.timeout(10):
+        output, errors = await process.communicate()
+    return process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace")

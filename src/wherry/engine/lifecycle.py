@@ -91,6 +91,18 @@ class Lifecycle:
         context, record, state = self._context, container.record, container.state
         mode = record.host.network_mode
         joined = self._joined(container, find_running)
+        directory = context.exec_dir(container.id)
+        # An earlier run's records must not be taken for this one's.
+        shutil.rmtree(directory, ignore_errors=True)
+        os.makedirs(directory, mode=0o711)
+        shim = await context.launcher.spawn(  # first, so that it gets ready while we do the rest
+            container.id,
+            directory,
+            on_event=lambda event: self.event(container, event),
+            on_lost=lambda: self.lost(container),
+        )
+        undo.push_async_callback(_send_away, shim)
+        killpoint("start:shim-forked")
         sandbox: int | None = None
         if not mode.startswith("container:"):
             try:
@@ -100,18 +112,9 @@ class Lifecycle:
             state.endpoint, sandbox = attachment.endpoint, attachment.sandbox
         container.mark("network ready")
         killpoint("start:network-ready")
-        directory = context.exec_dir(container.id)
         seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
         container.mark("bundle written")
         killpoint("start:bundle-written")
-        shim = await context.launcher.spawn(
-            container.id,
-            directory,
-            on_event=lambda event: self.event(container, event),
-            on_lost=lambda: self.lost(container),
-        )
-        killpoint("start:shim-forked")
-        undo.push_async_callback(_send_away, shim)
         runtime = record.host.runtime
         created = shim.create(
             bundle=directory,
@@ -168,9 +171,6 @@ class Lifecycle:
     ) -> str | None:
         """config.json and the /etc files on disk; the path of the compiled seccomp filter."""
         context, record = self._context, container.record
-        # An earlier run's records must not be taken for this one's.
-        shutil.rmtree(directory, ignore_errors=True)
-        os.makedirs(directory, mode=0o711)
         context.write_etc_files(container)
         for mount in record.mounts:
             if mount.create_source and not os.path.exists(mount.source):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from functools import partial
 from typing import BinaryIO
 
@@ -34,7 +34,8 @@ def load(
             archive = await threads.consume(chunks, partial(Members.read, spool))
             images = await threads.run_alone(find_images, archive, platforms)
             for image in images:
-                await _load_one(store, emit, progress, archive, image, is_quiet=is_quiet)
+                done_reading = spool.close if image is images[-1] else None
+                await _load_one(store, emit, progress, archive, image, done_reading, is_quiet=is_quiet)
         finally:
             spool.close()
 
@@ -42,8 +43,17 @@ def load(
 
 
 async def _load_one(
-    store: Store, emit: Emit, progress: Progress, archive: Members, image: ArchivedImage, *, is_quiet: bool
+    store: Store,
+    emit: Emit,
+    progress: Progress,
+    archive: Members,
+    image: ArchivedImage,
+    done_reading: Callable[[], None] | None,
+    *,
+    is_quiet: bool,
 ) -> None:
+    """`done_reading` is called once nothing more is read of the archive: before the commit, whose sync would write
+    the whole spooled archive too."""
     config = parse_config(image.config)
     image_id = digest_of(image.config)
     diff_ids = config.rootfs.diff_ids
@@ -61,6 +71,8 @@ async def _load_one(
             await lease.hold(image_id)
             quietly = None if is_quiet else progress
             sources = await _load_layers(store, quietly, archive, diff_ids, image.layers, lease, stop)
+            if done_reading is not None:
+                done_reading()
             for tag in image.tags:
                 former = await store.images.resolve(tag)
                 if former is not None and former != image_id:

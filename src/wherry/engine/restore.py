@@ -20,6 +20,8 @@ from wherry.engine.containers import CONDITIONS, Containers
 from wherry.engine.context import Context
 from wherry.engine.execs import Execs
 from wherry.engine.records import Container, ContainerRecord, ContainerState, Status, Waiter
+from wherry.errors import WherryError
+from wherry.oci.digest import ChainID
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
 
 _log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ async def restore(context: Context, containers: Containers, execs: Execs) -> Non
     await _end_strangers(context, {*known, *hidden})
     await context.networks.reconcile(alive)
     await asyncio.to_thread(_sweep_files, context, {*known, *hidden})
+    await asyncio.to_thread(_mend_layers, context, [known[i].record for i in known if i not in alive])
     for container in known.values():
         ended = container.state.status == "exited" and container.id not in alive
         if ended and container.record.host.auto_remove:
@@ -171,6 +174,15 @@ async def _end_strangers(context: Context, known: set[str]) -> None:
         except (ShimError, ShimGone, TimeoutError):
             await bury(directory, "nobody knows this container")
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _mend_layers(context: Context, records: list[ContainerRecord]) -> None:
+    """A power cut can have emptied a writable layer that was made just before it."""
+    for record in records:
+        try:
+            context.driver.prepare(record.id, [ChainID(text) for text in record.chain_ids])
+        except (WherryError, OSError) as exc:
+            _log.error("the writable layer of container %s cannot be mended: %s", record.id, exc)
 
 
 def _sweep_files(context: Context, known: set[str]) -> None:

@@ -19,6 +19,7 @@ import socket
 import sys
 
 from wherry.linux import process
+from wherry.runtime.rehearsal import rehearse
 from wherry.shim import burial, server, sockets
 from wherry.shim.loop import HANGUP, READ, WRITE, Loop, ignore
 from wherry.shim.maker import Maker, wait_for_one
@@ -379,6 +380,7 @@ _OPERATIONS: dict[str, Callable[[Launcher, Message, list[int]], Reply]] = {
 def main(exec_root: str, *, version: str, create: str, log_drivers: list[str], control: int) -> None:
     """Be a launcher until told to stop. `version` is that of the code, code_version()."""
     runtimes = preload(create, log_drivers)
+    rehearse()
     process.prctl(process.PR_SET_DUMPABLE, 0)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     _reset_signals()

@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Final
 
 import msgspec
@@ -105,6 +105,15 @@ class Blobs:
     def remove(self, digest: Digest) -> None:
         """Nothing happens when it is not there."""
         _unlink(self.path(digest))
+
+    def doom(self, digests: Iterable[str]) -> None:
+        """Let those that are there look old. A crash between forgetting and deleting them leaves them to the next
+        start, which keeps for a while only what a broken-off pull may want."""
+        for digest in digests:
+            try:
+                os.utime(self.path(Digest(digest)), (0, 0))
+            except FileNotFoundError:
+                continue
 
     def list(self) -> Iterator[tuple[Digest, int]]:
         """Every blob and its size."""
@@ -199,6 +208,8 @@ class Ingest:
             self._file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 self._rehash()
+                if size is not None and self.offset == size > 0:
+                    self._finish_kept()
             except BaseException:
                 os.close(self._file)
                 raise
@@ -244,13 +255,7 @@ class Ingest:
                 + (f" of {self.size} bytes" if self.size is not None else "")
                 + f", got {found} of {self.offset} bytes"
             )
-        killpoint("ingest:written")
-        os.fsync(self._file)
-        killpoint("ingest:synced")
-        os.rename(self._part, self._path)
-        killpoint("ingest:renamed")
-        sync_directory(os.path.dirname(self._path))
-        self.is_done = True
+        self._give_name()
         self._finish()
 
     def abort(self, *, keep: bool = True) -> None:
@@ -274,6 +279,22 @@ class Ingest:
         while data := os.read(self._file, _READ):
             self._hash.update(data)
             self.offset += len(data)
+
+    def _finish_kept(self) -> None:
+        """An earlier attempt wrote everything, and died before it could say so: use it, or begin anew."""
+        if f"sha256:{self._hash.hexdigest()}" == self.digest:
+            self._give_name()
+        else:
+            self.restart()
+
+    def _give_name(self) -> None:
+        killpoint("ingest:written")
+        os.fsync(self._file)
+        killpoint("ingest:synced")
+        os.rename(self._part, self._path)
+        killpoint("ingest:renamed")
+        sync_directory(os.path.dirname(self._path))
+        self.is_done = True
 
     def _finish(self) -> None:
         if not self._is_open:

@@ -263,6 +263,7 @@ class Store:
             names.append(image.manifest)
         tags = [tag for tag in await self.images.tags() if tag.image_id == image_id]
         names += [tag.digest for tag in tags if tag.digest is not None]
+        await asyncio.to_thread(self.blobs.doom, set(names) - set(image.chain_ids))
         untagged = await self.database.run(
             lambda connection: delete_image(connection, self.driver.name, image_id)
         )

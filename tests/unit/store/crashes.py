@@ -96,6 +96,14 @@ async def look(root: str, driver: str, answers: list[str]) -> list[str]:
     wrong += [f"{image_id} was promised" for image_id, kept in said.items() if kept and image_id not in there
               and not (image_id == ONE.id and len(said) == 2)]  # fmt: skip
     wrong += [f"{image_id} is back" for image_id, kept in said.items() if not kept and image_id in there]
+    if ONE.id in said and ONE.id not in there:  # it was removed, not broken off: nothing of it may stay
+        shared = {blob.digest for blob in TWO.blobs}
+        wrong += [
+            f"blob {b.digest} stays"
+            for b in ONE.blobs
+            if b.digest not in shared and store.blobs.has(b.digest)
+        ]
+        wrong += [f"config {ONE.id} stays"] if store.blobs.has(ONE.id) else []
     # And it goes on working: everything can be done again, and then nothing is left.
     await pull(store, ONE, "one")
     await pull(store, TWO, "two")

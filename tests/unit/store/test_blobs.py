@@ -107,6 +107,19 @@ def test_an_ingest_can_begin_anew(blobs: Blobs) -> None:
     assert blobs.read(DIGEST) == DATA
 
 
+@pytest.mark.parametrize("data", [DATA, b"x" * len(DATA)], ids=["right", "damaged"])
+def test_a_part_that_was_whole_already_is_used_or_begun_anew(blobs: Blobs, data: bytes) -> None:
+    with blobs.ingest(DIGEST, len(DATA)) as ingest:
+        ingest.write(data)  # and killed before the commit
+    with blobs.ingest(DIGEST, len(DATA)) as ingest:
+        assert (ingest.is_done, ingest.offset) == ((True, len(DATA)) if data == DATA else (False, 0))
+        if not ingest.is_done:
+            ingest.write(DATA)
+        ingest.commit()
+    assert blobs.read(DIGEST) == DATA
+    assert parts(blobs) == []
+
+
 def test_wrong_bytes_are_refused_and_thrown_away(blobs: Blobs) -> None:
     for data, size in ((b"x" * 5, 5), (b"x" * 5, None)):
         with blobs.ingest(DIGEST, size) as ingest:

@@ -34,8 +34,10 @@ def put(connection: sqlite3.Connection) -> None:
 
 
 @pytest.mark.parametrize("durable", [True, False])
-async def test_what_a_step_changed_is_committed(database: Database, path: str, durable: bool) -> None:
+async def test_what_a_step_changed_is_committed(path: str, durable: bool) -> None:
+    database = await Database.open(path)
     await database.run(put, durable=durable)
+    await database.close()
     with sqlite3.connect(path) as other:
         assert facts(other) == {"a": "1"}
     other.close()
