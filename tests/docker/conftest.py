@@ -70,11 +70,10 @@ def wherry(engine: Engine) -> Engine:
 @pytest.fixture(autouse=True)
 def alive(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that kills the shared daemon and fails before it starts the next one fails alone."""
+    shared = request.getfixturevalue("engine") if "engine" in request.fixturenames else None
     yield
-    if "engine" in request.fixturenames:
-        engine = request.getfixturevalue("engine")
-        if isinstance(engine, Wherry) and engine.process is not None and engine.process.poll() is not None:
-            engine.start()
+    if isinstance(shared, Wherry) and shared.process is not None and shared.process.poll() is not None:
+        shared.start()
 
 
 @pytest.fixture

@@ -507,7 +507,10 @@ class Wherry(Engine):
             time.sleep(0.02)
         described = [describe(pid) for pid in left]
         for pid in left:
-            os.kill(pid, signal.SIGTERM)
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
         deadline = time.monotonic() + 5
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.02)
