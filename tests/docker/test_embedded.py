@@ -57,7 +57,7 @@ def plain(busybox: str) -> Iterator[Engine]:
 
 
 @pytest_asyncio.fixture
-async def engine(busybox: str) -> AsyncIterator[AsyncEngine]:
+async def embedded(busybox: str) -> AsyncIterator[AsyncEngine]:
     async with AsyncEngine.temporary() as engine:
         await engine.import_image(busybox, "busybox")
         yield engine
@@ -402,20 +402,20 @@ def test_containers_outlive_the_program_and_a_daemon_finds_them(daemon: Wherry, 
 # asyncio
 
 
-async def test_many_at_once(engine: AsyncEngine) -> None:
-    results = await asyncio.gather(*(engine.run("busybox", ["echo", str(n)]) for n in range(12)))
+async def test_many_at_once(embedded: AsyncEngine) -> None:
+    results = await asyncio.gather(*(embedded.run("busybox", ["echo", str(n)]) for n in range(12)))
     assert [result.stdout for result in results] == [b"%d\n" % n for n in range(12)]
-    assert await engine.containers(all=True) == []
+    assert await embedded.containers(all=True) == []
 
 
-async def test_container_block_removes_it_when_it_fails(engine: AsyncEngine) -> None:
+async def test_container_block_removes_it_when_it_fails(embedded: AsyncEngine) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with await engine.start("busybox", ["sleep", "600"]):
+        async with await embedded.start("busybox", ["sleep", "600"]):
             raise ZeroDivisionError
-    assert await engine.containers(all=True) == []
+    assert await embedded.containers(all=True) == []
 
 
-async def test_container_is_reached_by_its_address(engine: AsyncEngine) -> None:
+async def test_container_is_reached_by_its_address(embedded: AsyncEngine) -> None:
     """From the host: between containers a firewall of somebody else may drop (`info` warns of it)."""
     serve = ["sh", "-c", "echo served > /tmp/page; exec httpd -f -p 80 -h /tmp"]
 
@@ -427,13 +427,13 @@ async def test_container_is_reached_by_its_address(engine: AsyncEngine) -> None:
             except OSError:
                 time.sleep(0.05)  # it does not listen yet
 
-    async with await engine.start("busybox", serve) as server, asyncio.timeout(20):
+    async with await embedded.start("busybox", serve) as server, asyncio.timeout(20):
         address = (await server.inspect()).network_settings.ip_address
         assert await asyncio.to_thread(fetch, f"http://{address}/page") == b"served\n"
 
 
-async def test_follow_in_a_task_ends_with_the_container(engine: AsyncEngine) -> None:
-    async with await engine.start(
+async def test_follow_in_a_task_ends_with_the_container(embedded: AsyncEngine) -> None:
+    async with await embedded.start(
         "busybox", ["sh", "-c", "while :; do echo x; sleep 0.05; done"]
     ) as container:
         async with asyncio.TaskGroup() as group:
@@ -447,31 +447,31 @@ async def test_follow_in_a_task_ends_with_the_container(engine: AsyncEngine) -> 
         assert following.result() >= 4
 
 
-async def test_output_without_end_is_refused(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_output_without_end_is_refused(embedded: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wherry.engine.output.MAX_OUTPUT", 1 << 20)
     with pytest.raises(WherryError, match="wrote more than 1048576 bytes"):
-        await engine.run("busybox", ["cat", "/dev/zero"])
-    assert await engine.containers(all=True) == []
+        await embedded.run("busybox", ["cat", "/dev/zero"])
+    assert await embedded.containers(all=True) == []
 
 
-async def test_cancelled_run_leaves_nothing_whenever_it_is(engine: AsyncEngine) -> None:
+async def test_cancelled_run_leaves_nothing_whenever_it_is(embedded: AsyncEngine) -> None:
     started = time.monotonic()
-    await engine.run("busybox", ["true"])
+    await embedded.run("busybox", ["true"])
     whole = time.monotonic() - started
     for step in range(40):
-        task = asyncio.ensure_future(engine.run("busybox", ["sleep", "600"]))
+        task = asyncio.ensure_future(embedded.run("busybox", ["sleep", "600"]))
         await asyncio.sleep(whole * 1.5 * step / 40)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await engine.containers(all=True) == [], f"step {step}"
-    assert engine.services.networks is not None
-    assert (await engine.run("busybox", ["echo", "fine"])).stdout == b"fine\n"
+        assert await embedded.containers(all=True) == [], f"step {step}"
+    assert embedded.services.networks is not None
+    assert (await embedded.run("busybox", ["echo", "fine"])).stdout == b"fine\n"
 
 
-async def test_cancelled_start_leaves_nothing_whenever_it_is(engine: AsyncEngine) -> None:
+async def test_cancelled_start_leaves_nothing_whenever_it_is(embedded: AsyncEngine) -> None:
     for step in range(30):
-        task = asyncio.ensure_future(engine.start("busybox", ["sleep", "600"]))
+        task = asyncio.ensure_future(embedded.start("busybox", ["sleep", "600"]))
         await asyncio.sleep(0.003 * step)
         task.cancel()
         try:
@@ -480,7 +480,7 @@ async def test_cancelled_start_leaves_nothing_whenever_it_is(engine: AsyncEngine
             pass
         else:
             await container.remove(force=True)  # it was done before
-        assert await engine.containers(all=True) == [], f"step {step}"
+        assert await embedded.containers(all=True) == [], f"step {step}"
 
 
 async def test_cancelled_twice_is_undone_before_the_engine_closes(busybox: str) -> None:
@@ -496,11 +496,11 @@ async def test_cancelled_twice_is_undone_before_the_engine_closes(busybox: str) 
     await asyncio.to_thread(until, lambda: traces() <= before)
 
 
-async def test_timeout_of_the_callers(engine: AsyncEngine) -> None:
+async def test_timeout_of_the_callers(embedded: AsyncEngine) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
-            await engine.run("busybox", ["sleep", "600"])
-    assert await engine.containers(all=True) == []
+            await embedded.run("busybox", ["sleep", "600"])
+    assert await embedded.containers(all=True) == []
 
 
 async def test_default_bridges_differ_by_root() -> None:
