@@ -371,6 +371,10 @@ class Engine(Client):
     stop = kill = restart = start
 
 
+KEPT = 3
+"""Processes that stay when a daemon goes: the launcher, and the shim and maker that it keeps ready."""
+
+
 class Wherry(Engine):
     """wherryd with everything of its own: roots, socket, bridge and addresses."""
 
