@@ -357,11 +357,14 @@ def test_attach_and_exec_go_on_while_the_daemon_is_killed(wherry: Engine, name: 
     assert wherry.api("POST", f"/containers/{name}/wait").json["StatusCode"] == 0
 
 
-def answered(engine: Engine, name: str) -> None:
-    """The client's start has its answer: what the container writes may come before it, and a client without an answer to
-    its start has to give up."""
-    engine.docker("exec", name, "true").ok()
-    engine.docker("exec", name, "true").ok()
+def started(wherry: Engine, name: str) -> None:
+    """Returns once the client of `docker run` has been told that its container started: before that, a daemon that
+    dies leaves it without an answer to its `start`, and no engine can help that."""
+    argv = ("--since", "0", "--filter", f"container={name}", "--filter", "event=start")
+    with wherry.popen("events", *argv, "--format", "{{.Action}}") as events:
+        assert events.stdout is not None
+        assert events.stdout.readline() == b"start\n"
+        events.kill()
 
 
 def test_docker_run_does_not_notice_the_daemons_death(wherry: Engine, name: str) -> None:
@@ -370,7 +373,7 @@ def test_docker_run_does_not_notice_the_daemons_death(wherry: Engine, name: str)
     ) as client:
         assert client.stdin is not None and client.stdout is not None
         assert client.stdout.readline() == b"ready\n"
-        answered(wherry, name)
+        started(wherry, name)
         wherry.kill()
         client.stdin.write(b"while it was dead\n")
         client.stdin.flush()
@@ -389,7 +392,7 @@ def test_docker_run_rm_survives_a_restart_of_the_daemon(wherry: Engine, name: st
     ) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == b"ready\n"
-        answered(wherry, name)
+        started(wherry, name)
         wherry.restart()
         out, _ = client.communicate(b"x", timeout=30)
         assert (out, client.returncode) == (b"x", 8)

