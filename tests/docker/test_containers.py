@@ -130,7 +130,7 @@ def test_rm_option_with_detach_removes_the_container_when_it_ends(engine: Engine
     gone = engine.popen("wait", name)
     engine.docker("stop", "-t", "0", name).ok()
     assert gone.wait(20) == 0
-    events = engine.docker("events", "--since", "0", "--until", f"{time.time() + 5:.3f}", "--filter", f"container={name}",
+    events = engine.docker("events", "--since", "0", "--until", f"{time.time() + 1:.3f}", "--filter", f"container={name}",
                            "--filter", "event=destroy", "--format", "{{.Action}}", timeout_s=20)  # fmt: skip
     assert events.out == "destroy\n"
 
