@@ -80,10 +80,11 @@ class Bridge:
         failure: OSError | None = None
         for _ in range(_TAKE_ATTEMPTS):
             try:
+                if failure is not None:
+                    await self.create(network)
                 return await self._take(self._sides[network.id])
-            except OSError as exc:  # somebody removed interfaces, or the bridge itself, under us
+            except OSError as exc:  # somebody removed interfaces, or the bridge itself, under us: even just now
                 failure = exc
-                await self.create(network)
         raise Internal(f"cannot join bridge {network.interface}: {failure}") from failure
 
     async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
