@@ -27,6 +27,8 @@ PR_SET_CHILD_SUBREAPER = 36
 GRACE_S = 10.0
 """How long the last processes and kernel objects may take to go once the command has ended."""
 
+KEPT = ("wherry-test-cache", "wherry-runtime")
+"""What may stay: the tests' own cache, and the stand-alone runtime's default root, empty, as /run/runc is."""
 OURS = re.compile(r"wherry|wht[0-9a-f]{4}")
 
 State = dict[str, set[str]]
@@ -44,7 +46,7 @@ def snapshot() -> State:
             os.path.join(folder, name)
             for folder in ("/tmp", "/var/tmp", "/run", "/dev/shm")
             for name in os.listdir(folder)
-            if OURS.search(name) and name != "wherry-test-cache"
+            if OURS.search(name) and name not in KEPT
         },
     }
 

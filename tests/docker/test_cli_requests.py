@@ -90,6 +90,8 @@ def without_empty(value: Any) -> Any:
         if cleaned.get("MemorySwappiness") == -1:
             del cleaned["MemorySwappiness"]  # docker's way to say nothing
         cleaned.pop("Detach", None)  # sent with an exec as well as with its start, to no effect
+        if isinstance(cleaned.get("Env"), list):
+            cleaned["Env"] = sorted(cleaned["Env"])  # docker keeps those in a map, too
         if "Binds" in cleaned:
             cleaned["Binds"] = sorted(cleaned["Binds"] or ())  # docker keeps them in a map
         if cleaned.get("Name") == "no":
