@@ -83,8 +83,8 @@ class Bridge:
                 if failure is not None:
                     await self.create(network)
                 return await self._take(self._sides[network.id])
-            except OSError as exc:  # somebody removed interfaces, or the bridge itself, under us: even just now
-                failure = exc
+            except OSError as exc:
+                failure = exc  # somebody removed interfaces, or the bridge itself, under us: even just now
         raise Internal(f"cannot join bridge {network.interface}: {failure}") from failure
 
     async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
