@@ -59,10 +59,11 @@ def mounts() -> set[str]:
 
 
 def cgroups() -> set[str]:
+    """All but the parent of every container's cgroup, which is made once and stays, as Docker's does."""
     return {
         folder
         for folder, _, _ in os.walk("/sys/fs/cgroup")
-        if OURS.search(folder) or re.search(r"[0-9a-f]{64}", folder)
+        if (OURS.search(folder) or re.search(r"[0-9a-f]{64}", folder)) and not folder.endswith("/wherry")
     }
 
 

@@ -101,7 +101,7 @@ class Lifecycle:
             on_event=lambda event: self.event(container, event),
             on_lost=lambda: self.lost(container),
         )
-        undo.push_async_callback(_send_away, shim)
+        undo.push_async_callback(send_away, shim)
         killpoint("start:shim-forked")
         sandbox: int | None = None
         if not mode.startswith("container:"):
@@ -281,7 +281,7 @@ class Lifecycle:
                 await context.save_state_if_possible(container)
             killpoint("exit:state-written")
             if shim is not None:
-                await _send_away(shim)
+                await send_away(shim)
             killpoint("exit:shim-released")
             context.end_execs(container)
             lived_s = max(0, state.finished_ns - state.started_ns) // 1_000_000_000
@@ -418,7 +418,7 @@ class Lifecycle:
         await asyncio.to_thread(cgroup.update, resources)
 
 
-async def _send_away(shim: Shim) -> None:
+async def send_away(shim: Shim) -> None:
     """The shim has done its duty: cgroup and mounts are given back when this returns."""
     try:
         await shim.release()

@@ -19,6 +19,7 @@ from wherry.engine.attach import answer_wait
 from wherry.engine.containers import CONDITIONS, Containers
 from wherry.engine.context import Context
 from wherry.engine.execs import Execs
+from wherry.engine.lifecycle import send_away
 from wherry.engine.records import Container, ContainerRecord, ContainerState, Status, Waiter
 from wherry.errors import WherryError
 from wherry.oci.digest import ChainID
@@ -82,7 +83,7 @@ async def _reconnect(context: Context, containers: Containers, execs: Execs, con
         await _note_end(context, containers, container, directory)
         return False
     if status["status"] not in ("running", "paused", "stopped"):
-        await _send_away(shim)  # created and never started: whoever asked was never answered
+        await _kill_and_send_away(shim)  # created and never started: whoever asked was never answered
         await _note_end(context, containers, container, directory)
         return False
     await _take_waiters(context, container, shim)
@@ -91,7 +92,7 @@ async def _reconnect(context: Context, containers: Containers, execs: Execs, con
     if status["status"] == "stopped":
         if state.status == "exited" and state.finished_ns >= int(status["exit"]["at_ns"]):
             container.shim = None
-            await _send_away(shim)  # known already
+            await _kill_and_send_away(shim)  # known already
             return False
         _mark_running(container, "running")
         await lifecycle.exited(container, Exit.of(status["exit"]))
@@ -135,16 +136,12 @@ async def _note_end(context: Context, containers: Containers, container: Contain
     await containers.lifecycle.exited(container, end)
 
 
-async def _send_away(shim: Shim) -> None:
+async def _kill_and_send_away(shim: Shim) -> None:
     try:
         await shim.kill(9, everything=True)
     except (ShimError, ShimGone):
         pass
-    try:
-        await shim.release()
-    except (ShimError, ShimGone):
-        pass
-    shim.close()
+    await send_away(shim)
 
 
 async def _end_strangers(context: Context, known: set[str]) -> None:
