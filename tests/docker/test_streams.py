@@ -406,7 +406,8 @@ def test_logs_have_no_gap_over_the_daemons_death(wherry: Engine, name: str) -> N
     wherry.docker("run", "-d", "--name", name, "busybox", "sh", "-c", script).ok()
     for _ in range(3):
         wherry.restart()
-    wherry.docker("exec", name, "touch", "/stop").ok()
+    # The container ends as soon as the file is there, and takes the exec with it: its code may be SIGKILL's.
+    assert wherry.docker("exec", name, "touch", "/stop").code in (0, 137)
     assert wherry.docker("wait", name).ok().line == "9"
     lines = wherry.docker("logs", name).ok().out.splitlines()
     total = int(lines.pop().split()[1])

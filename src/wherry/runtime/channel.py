@@ -36,12 +36,13 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(channel: socket.socket, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+    """Send, unless the other side is gone: what it said last, or the end of file, comes with the next `receive`."""
     data = json.dumps(message).encode()
-    if descriptors:
-        rights = array.array("i", descriptors).tobytes()
-        channel.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-    else:
-        channel.send(data)
+    rights = array.array("i", descriptors or ()).tobytes()
+    try:
+        channel.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
+    except (BrokenPipeError, ConnectionResetError):
+        pass
 
 
 def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
@@ -49,7 +50,8 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     try:
         data, ancillary, _, _ = channel.recvmsg(_LIMIT, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        return None, []
+        # Told once, when the other side closed with something unread: what it sent before is still to come.
+        data, ancillary, _, _ = channel.recvmsg(_LIMIT, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

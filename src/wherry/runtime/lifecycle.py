@@ -82,10 +82,7 @@ class Container:
             raise StartFailed(INTERNAL, "cannot start a container that is not in the created state")
         self._control = None
         try:
-            try:
-                channel.send(control, {"go": True})
-            except BrokenPipeError:
-                pass  # it was killed meanwhile: the end of file says so
+            channel.send(control, {"go": True})
             await_execve(control)
         finally:
             control.close()
