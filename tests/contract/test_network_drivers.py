@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.network.conftest import eventually, host, maker  # noqa: F401  # fixtures
 from wherry import plugins
-from wherry.network.driver import Endpoint, NetworkConfig, NetworkDriver
+from wherry.network.driver import AddressPool, Endpoint, NetworkConfig, NetworkDriver
 from wherry.network.ipam import mac_for
 from wherry.network.links import Links
 from wherry.network.nat import Firewall
@@ -21,8 +21,7 @@ NETWORKS = {
         name="one",
         driver="bridge",
         created_ns=0,
-        subnet="172.30.9.0/24",
-        gateway="172.30.9.1",
+        pools=(AddressPool(subnet="172.30.9.0/24", gateway="172.30.9.1"),),
         interface="wht0",
     ),
     "host": NetworkConfig(id="a" * 64, name="host", driver="host", created_ns=0),
@@ -51,7 +50,7 @@ async def driver(
 
 def endpoint_for(network: NetworkConfig, number: int, sandbox: Sandbox | None) -> Endpoint:
     endpoint_id = sandbox.id if sandbox else f"{number:064}"
-    if network.subnet is None:
+    if network.ipv4 is None:
         return Endpoint(id=endpoint_id, network_id=network.id, container_id=f"container{number}")
     address = f"172.30.9.{number + 1}"
     return Endpoint(
@@ -60,8 +59,9 @@ def endpoint_for(network: NetworkConfig, number: int, sandbox: Sandbox | None) -
         container_id=f"container{number}",
         address=address,
         prefix_length=24,
-        gateway=network.gateway or "",
+        gateway=network.ipv4.gateway,
         mac=mac_for(address),
+        interface="eth0",
     )
 
 

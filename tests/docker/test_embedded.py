@@ -309,7 +309,9 @@ def test_temporary_engine_leaves_nothing_when_its_block_fails(busybox: str) -> N
 def test_ctrl_c_ends_the_run_and_leaves_nothing(busybox: str) -> None:
     before = traces()
     program = f"""
+        import signal
         from wherry import Engine
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & has it ignored
         with Engine.temporary() as engine:
             engine.import_image({busybox!r}, "busybox")
             print("ready", flush=True)

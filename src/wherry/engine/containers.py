@@ -134,6 +134,7 @@ class Containers:
             settings=context.settings,
             facts=context.facts,
         )
+        record.endpoints = {self._network_name(name): asked for name, asked in record.endpoints.items()}
         bundle.security_options(record.host, context.settings)
         context.check_log(record.host.log_config)
         for other in record.host.volumes_from or ():
@@ -143,6 +144,13 @@ class Containers:
                 raise InvalidParameter(str(exc)) from exc
             raise Unsupported("--volumes-from is not supported yet: repeat that container's -v options")
         return record
+
+    def _network_name(self, text: str) -> str:
+        """The name of the network that `text` means now; a start says so if there still is none by then."""
+        try:
+            return self._context.networks.inspect(text).name
+        except NotFound:
+            return text
 
     def _reserve_name(self, wanted: str | None, container_id: str) -> str:
         if wanted:

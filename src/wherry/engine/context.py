@@ -119,7 +119,9 @@ class Context:
 
     def write_etc_files(self, container: Container) -> None:
         """Write the container's /etc/hosts, hostname and resolv.conf for this start."""
-        record, endpoint = container.record, container.state.endpoint
+        record = container.record
+        # The first network's; the others' addresses are another step's.
+        endpoint = next(iter(container.state.endpoints.values()), None)
         host, config = record.host, record.config
         paths = self.paths(record.id)
         on_host = host.network_mode == "host"

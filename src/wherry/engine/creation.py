@@ -22,6 +22,7 @@ from wherry.errors import InvalidParameter
 from wherry.model.containers import (
     ContainerConfig,
     ContainerCreate,
+    EndpointIPAMConfig,
     EndpointSettings,
     HealthConfig,
     HostConfig,
@@ -29,6 +30,7 @@ from wherry.model.containers import (
     Resources,
     RestartPolicy,
 )
+from wherry.network.driver import EndpointRequest
 
 MINIMUM_MEMORY = 6 << 20
 MAX_HOSTNAME = 64  # sethostname(2)
@@ -116,6 +118,23 @@ def plan_container(
         snapshot_driver=facts.snapshot_driver,
         path=command[0],
         args=tuple(command[1:]),
+    )
+
+
+def endpoint_requests(record: ContainerRecord) -> list[EndpointRequest]:
+    """What the container asks of each of its networks, in the order of `record.endpoints`."""
+    return [_endpoint_request(name, asked) for name, asked in record.endpoints.items()]
+
+
+def _endpoint_request(network: str, asked: EndpointSettings) -> EndpointRequest:
+    addresses = asked.ipam_config or EndpointIPAMConfig()
+    return EndpointRequest(
+        network=network,
+        address=addresses.ipv4_address or "",
+        address6=addresses.ipv6_address or "",
+        mac=asked.mac_address,
+        priority=asked.gw_priority,
+        aliases=tuple(asked.aliases or ()),
     )
 
 

@@ -20,7 +20,7 @@ import msgspec
 from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
 from wherry.engine.context import Context
-from wherry.engine.creation import parse_signal
+from wherry.engine.creation import endpoint_requests, parse_signal
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, NotModified, WherryError
@@ -106,10 +106,11 @@ class Lifecycle:
         sandbox: int | None = None
         if not mode.startswith("container:"):
             try:
-                attachment = await context.networks.acquire(mode, container.id)
+                attachment = await context.networks.acquire(container.id, endpoint_requests(record))
             except NotFound as exc:
                 raise NotFound(f"failed to set up container networking: {exc}") from exc
-            state.endpoint, sandbox = attachment.endpoint, attachment.sandbox
+            state.endpoints = dict(zip(record.endpoints, attachment.endpoints, strict=True))
+            sandbox = attachment.sandbox
         container.mark("network ready")
         killpoint("start:network-ready")
         seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
@@ -197,7 +198,7 @@ class Lifecycle:
     async def _start_failed(self, container: Container, message: str, code: int) -> None:
         """Leave the container as it was, with the reason; nothing else of the attempt stays."""
         state = container.state
-        state.error, state.exit_code, state.pid, state.endpoint = message, code, 0, None
+        state.error, state.exit_code, state.pid, state.endpoints = message, code, 0, {}
         for early in container.early:
             hang_up(early.sock)
         container.early.clear()
@@ -274,7 +275,7 @@ class Lifecycle:
             state.pid = 0
             shim, container.shim = container.shim, None
             await context.networks.release(container.id)
-            state.endpoint = None
+            state.endpoints = {}
             killpoint("exit:network-released")
             auto_remove = container.record.host.auto_remove
             if not auto_remove:

@@ -39,16 +39,24 @@ class NetworkDirectory:
 
 def resource(network: NetworkConfig, endpoints: Sequence[Endpoint], name_of: NameOf) -> NetworkResource:
     """A network in the API's words."""
-    config = None
-    if network.subnet is not None:
-        config = [IPAMConfig(subnet=network.subnet, gateway=network.gateway or "")]
+    config = [
+        IPAMConfig(
+            subnet=pool.subnet,
+            ip_range=pool.ip_range,
+            gateway=pool.gateway,
+            auxiliary_addresses=dict(pool.auxiliary),
+        )
+        for pool in network.pools
+    ]
     return NetworkResource(
         name=network.name,
         id=network.id,
         created=rfc3339(network.created_ns),
         driver=network.driver,
-        ipam=IPAM(config=config),
+        enable_ipv6=network.ipv6 is not None,
+        ipam=IPAM(config=config or None),
         internal=network.internal,
+        attachable=network.attachable,
         containers={e.container_id: _endpoint(e, name_of(e.container_id)) for e in endpoints},
         options=dict(network.options),
         labels=dict(network.labels),
@@ -56,9 +64,12 @@ def resource(network: NetworkConfig, endpoints: Sequence[Endpoint], name_of: Nam
 
 
 def _endpoint(endpoint: Endpoint, name: str) -> EndpointResource:
-    address = f"{endpoint.address}/{endpoint.prefix_length}" if endpoint.address else ""
     return EndpointResource(
-        name=name, endpoint_id=endpoint.id, mac_address=endpoint.mac, ipv4_address=address
+        name=name,
+        endpoint_id=endpoint.id,
+        mac_address=endpoint.mac,
+        ipv4_address=f"{endpoint.address}/{endpoint.prefix_length}" if endpoint.address else "",
+        ipv6_address=f"{endpoint.address6}/{endpoint.prefix_length6}" if endpoint.address6 else "",
     )
 
 

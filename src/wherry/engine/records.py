@@ -70,7 +70,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     chain_ids: tuple[str, ...]
     config: ContainerConfig
     host: HostConfig
-    endpoints: dict[str, EndpointSettings]
+    endpoints: dict[str, EndpointSettings]  # by network name, or as given where there was no such network yet
     mounts: tuple[MountSpec, ...] = ()
     snapshot_driver: str
     path: str
@@ -90,7 +90,7 @@ class ContainerState(msgspec.Struct, kw_only=True):
     finished_ns: int = 0
     restart_count: int = 0
     is_manually_stopped: bool = False
-    endpoint: Endpoint | None = None
+    endpoints: dict[str, Endpoint] = {}  # by network name, as in the record; empty while it does not run
 
     @property
     def is_running(self) -> bool:

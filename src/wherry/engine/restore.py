@@ -99,7 +99,10 @@ async def _reconnect(context: Context, containers: Containers, execs: Execs, con
         return False
     _mark_running(container, "paused" if status["status"] == "paused" else "running")
     state.pid = int(status["pid"])
-    state.endpoint = context.networks.endpoint(container.id)
+    state.endpoints = {
+        context.networks.inspect(endpoint.network_id).name: endpoint
+        for endpoint in context.networks.endpoints_of(container.id)
+    }
     await context.save_state(container)
     return True
 

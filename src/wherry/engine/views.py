@@ -62,9 +62,8 @@ def _mount_points(container: Container) -> list[MountPoint]:
 
 
 def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
-    """The container's networks, with its address while it has one."""
+    """The container's networks, with its addresses while it has some."""
     shown: dict[str, EndpointSettings] = {}
-    endpoint = container.state.endpoint
     for name, asked in container.record.endpoints.items():
         if name.startswith("container:"):
             continue
@@ -75,12 +74,16 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
             driver_opts=asked.driver_opts,
             gw_priority=asked.gw_priority,
         )
+        endpoint = container.state.endpoints.get(name)
         if endpoint is not None and container.state.is_running:
             settings.network_id = endpoint.network_id
             settings.endpoint_id = endpoint.id
             settings.gateway = endpoint.gateway
             settings.ip_address = endpoint.address
             settings.ip_prefix_len = endpoint.prefix_length
+            settings.ipv6_gateway = endpoint.gateway6
+            settings.global_ipv6_address = endpoint.address6
+            settings.global_ipv6_prefix_len = endpoint.prefix_length6
             settings.mac_address = endpoint.mac
         shown[name] = settings
     return shown
@@ -273,8 +276,7 @@ def container_filter(
 
 
 def _on_network(container: Container, wanted: list[str]) -> bool:
-    endpoint = container.state.endpoint
-    ids = {endpoint.network_id} if endpoint else set[str]()
+    ids = {endpoint.network_id for endpoint in container.state.endpoints.values()}
     return any(text in container.record.endpoints or any(i.startswith(text) for i in ids) for text in wanted)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from wherry.errors import InvalidParameter
-from wherry.network.driver import NetworkConfig
+from wherry.network.driver import AddressPool, NetworkConfig
 from wherry.network.foreign import OUR_PREFIX
 from wherry.network.ipam import DEFAULT_POOLS, choose_subnet, parse_bridge_address
 from wherry.network.links import Links
@@ -85,17 +85,20 @@ def choose_bridge(
     """
     address = _choose_address(settings, present, host)
     if present is not None and is_used:
-        asked = (settings.bridge, str(address.ip), str(address.network))
-        if (present.interface, present.gateway, present.subnet) == asked:
+        now = present.ipv4
+        if now is not None and (present.interface, now.gateway, now.subnet) == (
+            settings.bridge,
+            str(address.ip),
+            str(address.network),
+        ):
             return present, ""
         return present, (
-            f"containers run on bridge {present.interface} ({present.subnet}): "
+            f"containers run on bridge {present.interface} ({now.subnet if now else 'no IPv4'}): "
             "its new settings apply when wherryd is started without them"
         )
     network = msgspec.structs.replace(
         present or new_network("bridge", "bridge"),
-        subnet=str(address.network),
-        gateway=str(address.ip),
+        pools=(AddressPool(subnet=str(address.network), gateway=str(address.ip)),),
         interface=settings.bridge,
         mtu=settings.mtu,
         icc=settings.icc,
@@ -125,10 +128,10 @@ def _choose_address(
         return chosen
     if host.addresses:
         return host.addresses[0]
-    if present is not None and present.subnet is not None and present.gateway is not None:
-        before = ipaddress.IPv4Network(present.subnet)
+    if present is not None and (pool := present.ipv4) is not None:
+        before = ipaddress.IPv4Network(pool.subnet)
         if not any(before.overlaps(network) for network in host.used):
-            return ipaddress.IPv4Interface(f"{present.gateway}/{before.prefixlen}")
+            return ipaddress.IPv4Interface(f"{pool.gateway}/{before.prefixlen}")
     subnet = choose_subnet(settings.default_address_pools, host.used)
     return ipaddress.IPv4Interface((int(subnet.network_address) + 1, subnet.prefixlen))
 

@@ -1,8 +1,8 @@
 """What a network driver is, and the plain values it trades in.
 
 A *sandbox* is a network namespace held by descriptor; it has no name on the host, so the kernel removes it,
-and the veth that lies in it, when the last descriptor and process are gone. An *endpoint* is one
-container's place on one network.
+and the interfaces that lie in it, when the last descriptor and process are gone. An *endpoint* is one
+container's place on one network; a container has one on each of its networks.
 """
 
 from __future__ import annotations
@@ -15,34 +15,73 @@ if TYPE_CHECKING:
     from wherry.network.sandboxes import Sandbox
 
 
+class AddressPool(msgspec.Struct, frozen=True, kw_only=True):
+    """One subnet of a network, IPv4 or IPv6. Addresses are text: `172.17.0.0/16`, `172.17.0.1`."""
+
+    subnet: str
+    gateway: str = ""  # empty: there is none
+    ip_range: str = ""  # where addresses are taken from; empty: the whole subnet
+    auxiliary: dict[str, str] = {}  # never given out, by the name the administrator gave each
+
+    @property
+    def is_ipv6(self) -> bool:
+        return ":" in self.subnet
+
+
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A network as stored. Addresses are text: `172.17.0.0/16`, `172.17.0.1`."""
+    """A network as stored."""
 
     id: str
     name: str
     driver: str
     created_ns: int
-    subnet: str | None = None
-    gateway: str | None = None
+    pools: tuple[AddressPool, ...] = ()
     interface: str | None = None  # the bridge's name on the host
     mtu: int = 1500
     internal: bool = False
+    attachable: bool = False
     icc: bool = True
     masquerade: bool = True
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
 
+    @property
+    def ipv4(self) -> AddressPool | None:
+        return next((pool for pool in self.pools if not pool.is_ipv6), None)
+
+    @property
+    def ipv6(self) -> AddressPool | None:
+        return next((pool for pool in self.pools if pool.is_ipv6), None)
+
+
+class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container asks of one network. Empty: wherry chooses."""
+
+    network: str  # name, ID, or unambiguous ID prefix
+    address: str = ""
+    address6: str = ""
+    mac: str = ""
+    interface: str = ""  # its name inside
+    priority: int = 0  # the highest of a container's networks is its default gateway
+    aliases: tuple[str, ...] = ()
+
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One container's place on one network."""
+    """One container's place on one network. Addresses are without prefix, and empty where there is none."""
 
     id: str
     network_id: str
     container_id: str
-    address: str = ""  # without prefix; empty on host and none
+    address: str = ""
     prefix_length: int = 0
     gateway: str = ""
+    address6: str = ""
+    prefix_length6: int = 0
+    gateway6: str = ""
     mac: str = ""
+    interface: str = ""  # inside; empty on host and none
+    priority: int = 0
+    aliases: tuple[str, ...] = ()
 
 
 class NetworkDriver(Protocol):
@@ -61,12 +100,12 @@ class NetworkDriver(Protocol):
     async def sandbox(self, network: NetworkConfig) -> Sandbox | None:
         """A sandbox for a container whose first network this is; None where it shares the host's namespace.
 
-        Its `id` becomes the endpoint's.
+        Its `id` becomes the endpoint's. It may have its interface on `network` already: `sandbox.network_id` says so.
         """
         ...
 
     async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
-        """Give `sandbox` its interface, address and routes on `network`."""
+        """Give `sandbox` its interface and addresses on `network`. The default route is `choose_gateway`'s."""
         ...
 
     async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> bool:

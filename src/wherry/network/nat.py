@@ -133,20 +133,20 @@ _ROUTE_GUARD = f"""
 
 def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool) -> str:
     """The commands that replace our table by one for `networks`; without networks, that remove it."""
-    ours = [n for n in networks if n.interface and n.subnet]
+    ours = [(n, n.ipv4.subnet) for n in networks if n.interface and n.ipv4]
     clear = (
         f"table inet {table}\ndelete table inet {table}\n"  # the first line so that the second cannot fail
     )
     if not ours:
         return clear
-    bridges = [f'"{n.interface}"' for n in ours]
-    closed = [f'"{n.interface}"' for n in ours if not n.icc]
-    internal = [f'"{n.interface}"' for n in ours if n.internal]
+    bridges = [f'"{n.interface}"' for n, _ in ours]
+    closed = [f'"{n.interface}"' for n, _ in ours if not n.icc]
+    internal = [f'"{n.interface}"' for n, _ in ours if n.internal]
     # Where addresses are not translated, answers come to the container's own: the forward chain tells
     # them apart.
-    guarded = [str(n.subnet) for n in ours if n.masquerade or n.internal]
-    homes = [f'{n.subnet} . "{n.interface}"' for n in ours]
-    masqueraded = [str(n.subnet) for n in ours if n.masquerade and not n.internal]
+    guarded = [subnet for n, subnet in ours if n.masquerade or n.internal]
+    homes = [f'{subnet} . "{n.interface}"' for n, subnet in ours]
+    masqueraded = [subnet for n, subnet in ours if n.masquerade and not n.internal]
     guard = _ROUTE_GUARD if guards_routes else ""
     return f"""{clear}table inet {table} {{
 	comment "made and kept right by wherryd: changes here are lost"

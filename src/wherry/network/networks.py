@@ -1,19 +1,19 @@
-"""The networks of one engine: the three that always exist, who is on them, and the host's side of it all.
+"""The networks of one engine: those that always exist and those made by users, who is on them, and the host's
+side of it all.
 
-`acquire` gives a container its place and its sandbox before it starts, `release` takes the place back when
-it has ended, `reconcile` does so at a daemon's start for those that ended meanwhile. Nothing here is needed
+`acquire` gives a container its places and its sandbox before it starts, `release` takes them back when it has
+ended, `reconcile` does so at a daemon's start for those that ended meanwhile. Nothing here is needed
 for running containers to go on: bridge, interfaces and rules are the kernel's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import cast
 
@@ -31,7 +31,7 @@ from wherry.network.defaults import (
     look_at_bridge,
     new_network,
 )
-from wherry.network.driver import Endpoint, NetworkConfig, NetworkDriver
+from wherry.network.driver import Endpoint, EndpointRequest, NetworkConfig, NetworkDriver
 from wherry.network.ipam import Addresses, mac_for
 from wherry.network.rule_watch import RuleWatch
 from wherry.network.sandboxes import Maker, Sandbox
@@ -41,10 +41,9 @@ _log = logging.getLogger(__name__)
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's place on a network."""
+    """A container's places on its networks."""
 
-    network: NetworkConfig
-    endpoint: Endpoint
+    endpoints: tuple[Endpoint, ...]  # as asked for
     sandbox: int | None  # the network namespace; closed by `release`: hand out copies. None: the host's
 
 
@@ -61,7 +60,7 @@ class Networks:
         self._drivers: dict[str, NetworkDriver] = {}
         self._networks: dict[str, NetworkConfig] = {}
         self._addresses: dict[str, Addresses] = {}
-        self._endpoints: dict[str, Endpoint] = {}  # by container: it has one network so far
+        self._endpoints: dict[str, dict[str, Endpoint]] = {}  # by container, then by network
         self._sandboxes: dict[str, int] = {}  # by container: of those that this daemon started
         self._warnings: list[str] = []
 
@@ -97,34 +96,37 @@ class Networks:
             raise
         return networks
 
-    async def acquire(self, network_mode: str, container_id: str) -> Attachment:
-        """Give a container its place on `network_mode` (a `HostConfig.NetworkMode` other than `container:…`).
+    async def acquire(self, container_id: str, wanted: Sequence[EndpointRequest]) -> Attachment:
+        """Give a container its places on the networks `wanted`, one at least, and a sandbox with all of them.
 
-        A place it still has from an earlier start is released first.
+        Places it still has from an earlier start are released first.
         """
-        network = self.inspect(self._name_for(network_mode))
+        asked = [(self.inspect(self._name_for(request.network)), request) for request in wanted]
         await self.release(container_id)
-        driver = self._driver(network)
+        first = asked[0][0]
         async with AsyncExitStack() as undo:
-            sandbox = await driver.sandbox(network)
+            sandbox = await self._driver(first).sandbox(first)
             if sandbox is not None:
                 undo.callback(sandbox.close)
-            endpoint = self._place(network, container_id, sandbox)
             undo.push_async_callback(self.release, container_id)
+            endpoints = [
+                self._place(network, container_id, request, sandbox if network is first else None, number)
+                for number, (network, request) in enumerate(asked)
+            ]
             # Side by side: the database thread writes while we talk to the kernel.
-            written = self._database.run(lambda c: _insert(c, endpoint), durable=False)
+            written = self._database.run(lambda c: _insert(c, endpoints), durable=False)
             if sandbox is None:
                 await written
             else:
-                await asyncio.gather(written, driver.connect(network, endpoint, sandbox))
+                await asyncio.gather(written, self._connect(endpoints, sandbox))
             undo.pop_all()
         if sandbox is None:
-            return Attachment(network=network, endpoint=endpoint, sandbox=None)
+            return Attachment(endpoints=tuple(endpoints), sandbox=None)
         self._sandboxes[container_id] = sandbox.hand_over()
-        return Attachment(network=network, endpoint=endpoint, sandbox=self._sandboxes[container_id])
+        return Attachment(endpoints=tuple(endpoints), sandbox=self._sandboxes[container_id])
 
     async def release(self, container_id: str) -> None:
-        """Take a container's place back: its interface off the bridge, then its address free.
+        """Take a container's places back: its interfaces off their bridges, then its addresses free.
 
         It may have none. What fails is logged: a container that has ended must end all the same, and an address
         that could not be freed is freed at the next start.
@@ -132,9 +134,10 @@ class Networks:
         sandbox = self._sandboxes.pop(container_id, None)
         if sandbox is not None:
             os.close(sandbox)
-        endpoint = self._endpoints.get(container_id)
-        if endpoint is None:
-            return
+        for endpoint in list(self._endpoints.get(container_id, {}).values()):
+            await self._leave(endpoint)
+
+    async def _leave(self, endpoint: Endpoint) -> None:
         network = self._networks[endpoint.network_id]
         try:
             _, is_clean = await asyncio.gather(
@@ -142,12 +145,34 @@ class Networks:
                 self._driver(network).disconnect(network, endpoint),
             )
         except (OSError, Internal) as exc:
-            _log.error("container %s keeps its address %s for now: %s", container_id, endpoint.address, exc)
+            _log.error(
+                "container %s keeps its address %s for now: %s", endpoint.container_id, endpoint.address, exc
+            )
             return
-        if self._endpoints.get(container_id) is endpoint:
-            del self._endpoints[container_id]
+        places = self._endpoints.get(endpoint.container_id, {})
+        if places.get(network.id) is endpoint:
+            del places[network.id]
+            if not places:
+                del self._endpoints[endpoint.container_id]
             if endpoint.address:
                 self._addresses[network.id].release(endpoint.address, rest=not is_clean)
+
+    async def _connect(self, endpoints: Sequence[Endpoint], sandbox: Sandbox) -> None:
+        """Each endpoint's interface in `sandbox`, then the way out."""
+        for endpoint in endpoints:
+            network = self._networks[endpoint.network_id]
+            await self._driver(network).connect(network, endpoint, sandbox)
+        out = self._gateway(endpoints)
+        if out is not None:
+            sandbox.links.add_default_route(sandbox.indexes[out.network_id], out.gateway)
+
+    def _gateway(self, endpoints: Iterable[Endpoint]) -> Endpoint | None:
+        """The endpoint that leads out: of those with a gateway the highest priority, then the first name, as Docker."""
+        return min(
+            (endpoint for endpoint in endpoints if endpoint.gateway),
+            key=lambda endpoint: (-endpoint.priority, self._networks[endpoint.network_id].name),
+            default=None,
+        )
 
     async def reconcile(self, live: Iterable[str]) -> None:
         """At a daemon's start: free the places of all but `live`, and remove interfaces left over."""
@@ -155,8 +180,7 @@ class Networks:
         for container_id in [c for c in self._endpoints if c not in live]:
             await self.release(container_id)
         for network in self._networks.values():
-            on_it = [e for e in self._endpoints.values() if e.network_id == network.id]
-            await self._driver(network).reconcile(network, on_it)
+            await self._driver(network).reconcile(network, self.endpoints(network.id))
 
     def list(self) -> list[NetworkConfig]:
         return sorted(self._networks.values(), key=lambda network: network.created_ns, reverse=True)
@@ -176,13 +200,13 @@ class Networks:
             raise NotFound(f"network {name_or_id} not found")
         return by_prefix[0]
 
-    def endpoint(self, container_id: str) -> Endpoint | None:
-        """The container's place, if it has one now."""
-        return self._endpoints.get(container_id)
+    def endpoints_of(self, container_id: str) -> tuple[Endpoint, ...]:
+        """The container's places, if it has any now."""
+        return tuple(self._endpoints.get(container_id, {}).values())
 
     def endpoints(self, network_id: str) -> list[Endpoint]:
         """Who is on a network now."""
-        return [endpoint for endpoint in self._endpoints.values() if endpoint.network_id == network_id]
+        return [places[network_id] for places in self._endpoints.values() if network_id in places]
 
     def warnings(self) -> list[str]:
         """What keeps containers from other hosts, for `info` and for a create's `Warnings`."""
@@ -226,51 +250,50 @@ class Networks:
             driver = self._drivers[network.driver] = cast("NetworkDriver", made)
         return driver
 
-    def _place(self, network: NetworkConfig, container_id: str, sandbox: Sandbox | None) -> Endpoint:
-        """Take an address and make the endpoint, in memory."""
+    def _place(
+        self,
+        network: NetworkConfig,
+        container_id: str,
+        request: EndpointRequest,
+        sandbox: Sandbox | None,
+        number: int,
+    ) -> Endpoint:
+        """Take an address and make the endpoint, in memory. `number`: how many networks the container has before."""
         endpoint_id = sandbox.id if sandbox is not None else secrets.token_hex(32)
-        addresses = self._addresses.get(network.id)
-        if addresses is None:
-            endpoint = Endpoint(id=endpoint_id, network_id=network.id, container_id=container_id)
-        else:
+        endpoint = Endpoint(
+            id=endpoint_id,
+            network_id=network.id,
+            container_id=container_id,
+            priority=request.priority,
+            aliases=request.aliases,
+        )
+        addresses, pool = self._addresses.get(network.id), network.ipv4
+        if addresses is not None and pool is not None:
             address = addresses.take()
-            endpoint = Endpoint(
-                id=endpoint_id,
-                network_id=network.id,
-                container_id=container_id,
+            endpoint = msgspec.structs.replace(
+                endpoint,
                 address=address,
                 prefix_length=addresses.prefix_length,
-                gateway="" if network.internal or network.gateway is None else network.gateway,
-                mac=mac_for(address),
+                gateway="" if network.internal else pool.gateway,
+                mac=request.mac or mac_for(address),
+                interface=request.interface or f"eth{number}",
             )
-        self._endpoints[container_id] = endpoint
+        self._endpoints.setdefault(container_id, {})[network.id] = endpoint
         return endpoint
 
     async def _load(self) -> None:
-        stored, rows = await self._database.run(_read, durable=False)
+        stored, endpoints = await self._database.run(_read, durable=False)
         self._networks = {network.id: network for network in stored}
-        taken: dict[str, list[str]] = {}
-        for row in rows:
-            network = self._networks[row["network_id"]]
-            address = row["address"] or ""
-            prefix = ipaddress.IPv4Network(network.subnet).prefixlen if network.subnet else 0
-            self._endpoints[row["container_id"]] = Endpoint(
-                id=row["id"],
-                network_id=network.id,
-                container_id=row["container_id"],
-                address=address,
-                prefix_length=prefix if address else 0,
-                gateway=network.gateway or "" if address and not network.internal else "",
-                mac=row["mac"] or "",
-            )
-            if address:
-                taken.setdefault(network.id, []).append(address)
-        for network in self._networks.values():
-            self._set_addresses(network, taken.get(network.id, []))
+        for endpoint in endpoints:
+            self._endpoints.setdefault(endpoint.container_id, {})[endpoint.network_id] = endpoint
+        for network in stored:
+            taken = [e.address for e in endpoints if e.network_id == network.id and e.address]
+            self._set_addresses(network, taken)
 
     def _set_addresses(self, network: NetworkConfig, taken: Iterable[str]) -> None:
-        if network.subnet is not None and network.gateway is not None:
-            self._addresses[network.id] = Addresses(network.subnet, network.gateway, taken)
+        pool = network.ipv4
+        if pool is not None and pool.gateway:
+            self._addresses[network.id] = Addresses(pool.subnet, pool.gateway, taken)
 
     async def _ensure_defaults(self) -> None:
         known = {network.name: network for network in self._networks.values()}
@@ -321,12 +344,13 @@ async def _enable_forwarding(database: Database) -> bool:
     return await database.run(read, durable=False)
 
 
-def _read(connection: sqlite3.Connection) -> tuple[list[NetworkConfig], list[sqlite3.Row]]:
-    configs = [row["config"] for row in connection.execute("SELECT config FROM network")]
-    endpoints = connection.execute(
-        "SELECT id, network_id, container_id, address, mac FROM endpoint"
-    ).fetchall()
-    return [msgspec.json.decode(config, type=NetworkConfig) for config in configs], endpoints
+def _read(connection: sqlite3.Connection) -> tuple[list[NetworkConfig], list[Endpoint]]:
+    networks = [row["config"] for row in connection.execute("SELECT config FROM network")]
+    endpoints = [row["config"] for row in connection.execute("SELECT config FROM endpoint")]
+    return (
+        [msgspec.json.decode(config, type=NetworkConfig) for config in networks],
+        [msgspec.json.decode(config, type=Endpoint) for config in endpoints],
+    )
 
 
 def _upsert(connection: sqlite3.Connection, network: NetworkConfig) -> None:
@@ -341,14 +365,18 @@ def _delete(connection: sqlite3.Connection, endpoint: Endpoint) -> None:
     connection.execute("DELETE FROM endpoint WHERE id = ?", (endpoint.id,))
 
 
-def _insert(connection: sqlite3.Connection, endpoint: Endpoint) -> None:
-    connection.execute(
-        "INSERT INTO endpoint (id, network_id, container_id, address, mac) VALUES (?, ?, ?, ?, ?)",
-        (
-            endpoint.id,
-            endpoint.network_id,
-            endpoint.container_id,
-            endpoint.address or None,
-            endpoint.mac or None,
-        ),
+def _insert(connection: sqlite3.Connection, endpoints: Iterable[Endpoint]) -> None:
+    connection.executemany(
+        "INSERT INTO endpoint (id, network_id, container_id, address, address6, config) VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (
+                endpoint.id,
+                endpoint.network_id,
+                endpoint.container_id,
+                endpoint.address or None,
+                endpoint.address6 or None,
+                msgspec.json.encode(endpoint),
+            )
+            for endpoint in endpoints
+        ],
     )

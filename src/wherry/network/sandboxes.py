@@ -43,15 +43,16 @@ processor.
 class Sandbox:
     """A network namespace we hold. Close it, or `hand_over` its descriptor: never both."""
 
-    __slots__ = ("_netns", "id", "interface", "links", "peer_index", "port_index")
+    __slots__ = ("_netns", "id", "indexes", "interface", "links", "network_id", "port_index")
 
     def __init__(self, netns: int, links: Links) -> None:
         self.id = secrets.token_hex(32)  # becomes the id of the first endpoint in it
         self._netns = netns
         self.links = links  # configures the inside
-        self.interface = ""  # the host's end of the veth made with it, if one was
+        self.indexes: dict[str, int] = {}  # of the interfaces inside, by network
+        self.network_id = ""  # the network it was made for, with a veth; empty: for none
+        self.interface = ""  # the host's end of that veth
         self.port_index = 0  # that end's index on the host
-        self.peer_index = 0  # the other end's, inside
 
     @property
     def netns(self) -> int:

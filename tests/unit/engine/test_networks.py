@@ -4,15 +4,14 @@ import pytest
 
 from wherry.engine.networks import network_filter, resource
 from wherry.errors import InvalidParameter
-from wherry.network.driver import Endpoint, NetworkConfig
+from wherry.network.driver import AddressPool, Endpoint, NetworkConfig
 
 BRIDGE = NetworkConfig(
     id="4c6d" + "0" * 60,
     name="bridge",
     driver="bridge",
     created_ns=1_795_558_932_867_669_827,
-    subnet="172.17.0.0/16",
-    gateway="172.17.0.1",
+    pools=(AddressPool(subnet="172.17.0.0/16", gateway="172.17.0.1"),),
     interface="wherry0",
 )
 NONE = NetworkConfig(id="414c" + "0" * 60, name="none", driver="null", created_ns=1)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import pytest
 
+from wherry.network.driver import AddressPool, EndpointRequest, NetworkConfig
 from wherry.network.links import Links
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.network.sandboxes import Maker, Sandbox
@@ -70,6 +71,20 @@ async def networks(host: None, database: Database) -> AsyncIterator[Networks]:
     opened = await Networks.open(database, SETTINGS)
     yield opened
     await opened.close()
+
+
+def on(*networks: str) -> list[EndpointRequest]:
+    """What a container asks that wants to be on these networks."""
+    return [EndpointRequest(network=name) for name in networks]
+
+
+def pool(network: NetworkConfig) -> AddressPool:
+    assert network.ipv4 is not None
+    return network.ipv4
+
+
+def subnet_of(networks: Networks, name: str = "bridge") -> str:
+    return pool(networks.inspect(name)).subnet
 
 
 def run(*command: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.unit.network.conftest import Outside, inside
+from tests.unit.network.conftest import Outside, inside, on
 from wherry.network import connections
 from wherry.network.networks import Networks
 
@@ -25,7 +25,7 @@ async def exchange(
     networks: Networks, outside: Outside
 ) -> AsyncIterator[tuple[socket.socket, socket.socket, tuple[str, int]]]:
     """A container's UDP exchange with a server outside: both ends, and where the server sees the container."""
-    attachment = await networks.acquire("bridge", "container1")
+    attachment = await networks.acquire("container1", on("bridge"))
     assert attachment.sandbox is not None
     server, client = udp(outside.netns, "198.51.100.2", 5353), udp(attachment.sandbox, "0.0.0.0", 4000)
     server.settimeout(5)
@@ -45,11 +45,11 @@ async def test_the_next_owner_of_an_address_inherits_no_connection(
     server.sendto(b"more", seen_as)
     assert client.recv(100) == b"more"  # as long as it is there, it gets it
     await networks.release("container1")
-    attachment = await networks.acquire("bridge", "container2")
+    attachment = await networks.acquire("container2", on("bridge"))
     assert attachment.sandbox is not None
     can_forget = connections.forget("172.30.9.99")
     # A kernel that cannot forget has the address rest: another one is given out.
-    assert (attachment.endpoint.address == "172.30.9.2") is can_forget
+    assert (attachment.endpoints[0].address == "172.30.9.2") is can_forget
     with udp(attachment.sandbox, "0.0.0.0", 4000) as heir:
         server.sendto(b"late", seen_as)
         with pytest.raises(TimeoutError):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.unit.network.conftest import Outside, is_cut_off, listen_in, reaches, run, set_rules
+from tests.unit.network.conftest import Outside, is_cut_off, listen_in, pool, reaches, run, set_rules
 from wherry.errors import Internal, Unsupported
 from wherry.network import nat, nft
-from wherry.network.driver import Endpoint, NetworkConfig
+from wherry.network.driver import AddressPool, Endpoint, NetworkConfig
 from wherry.network.drivers.bridge import Bridge
 from wherry.network.ipam import mac_for
 from wherry.network.nat import Firewall
@@ -28,8 +28,7 @@ def network(number: int, **changes: Any) -> NetworkConfig:
         name=f"net{number}",
         driver="bridge",
         created_ns=0,
-        subnet=f"172.30.{number}.0/24",
-        gateway=f"172.30.{number}.1",
+        pools=(AddressPool(subnet=f"172.30.{number}.0/24", gateway=f"172.30.{number}.1"),),
         interface=f"wht{number}",
         **changes,
     )
@@ -47,17 +46,19 @@ class Machine:
         await self.driver.create(on)
         sandbox = await self.driver.sandbox(on)
         assert sandbox is not None
-        address = f"{str(on.subnet).rpartition('.')[0]}.{last}"
+        address = f"{pool(on).subnet.rpartition('.')[0]}.{last}"
         endpoint = Endpoint(
             id=sandbox.id,
             network_id=on.id,
             container_id=f"c{last}",
             address=address,
             prefix_length=24,
-            gateway=on.gateway or "",
+            gateway=pool(on).gateway,
             mac=mac_for(address),
+            interface="eth0",
         )
         await self.driver.connect(on, endpoint, sandbox)
+        sandbox.links.add_default_route(sandbox.indexes[on.id], endpoint.gateway)
         self._sandboxes.append(sandbox)
         return sandbox
 

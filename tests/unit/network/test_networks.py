@@ -15,9 +15,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.unit.network.conftest import SETTINGS, eventually, inside, run, set_rules
+from tests.unit.network.conftest import SETTINGS, eventually, inside, on, pool, run, set_rules, subnet_of
 from wherry.errors import Forbidden, InvalidParameter, NotFound
 from wherry.network import connections
+from wherry.network.driver import AddressPool, EndpointRequest, NetworkConfig
 from wherry.network.links import Link, Links
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.store.database import Database
@@ -73,9 +74,9 @@ async def test_an_address_whose_connections_live_on_rests(
     networks: Networks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "forget", lambda address: False)
-    await networks.acquire("bridge", "container1")
+    await networks.acquire("container1", on("bridge"))
     await networks.release("container1")
-    assert (await networks.acquire("bridge", "container1")).endpoint.address == "172.30.9.3"
+    assert (await networks.acquire("container1", on("bridge"))).endpoints[0].address == "172.30.9.3"
 
 
 async def test_the_three_default_networks_are_there_and_keep_their_ids(
@@ -91,9 +92,9 @@ async def test_the_three_default_networks_are_there_and_keep_their_ids(
 
 
 async def test_a_container_on_the_bridge_has_interface_address_mac_and_route(networks: Networks) -> None:
-    attachment = await networks.acquire("default", "container1")
-    endpoint = attachment.endpoint
-    assert attachment.network.name == "bridge"
+    attachment = await networks.acquire("container1", on("default"))
+    endpoint = attachment.endpoints[0]
+    assert networks.inspect(endpoint.network_id).name == "bridge"
     assert (endpoint.address, endpoint.prefix_length, endpoint.gateway) == ("172.30.9.2", 24, "172.30.9.1")
     assert endpoint.mac == "02:42:ac:1e:09:02"
 
@@ -114,11 +115,50 @@ async def test_a_container_on_the_bridge_has_interface_address_mac_and_route(net
     assert connected() == {f"veth{endpoint.id[:7]}": "container1"}
 
 
+async def test_a_container_on_two_networks_has_an_interface_on_each(
+    networks: Networks, database: Database
+) -> None:
+    other = NetworkConfig(
+        id="77" * 32,
+        name="aside",
+        driver="bridge",
+        created_ns=1,
+        pools=(AddressPool(subnet="172.30.10.0/24", gateway="172.30.10.1"),),
+        interface="wht1",
+    )
+    await database.run(
+        lambda c: c.execute(
+            "INSERT INTO network (id, name, driver, created_ns, config) VALUES (?, ?, ?, ?, ?)",
+            (other.id, other.name, other.driver, 1, msgspec.json.encode(other)),
+        )
+    )
+    await networks.close()
+    again = await Networks.open(database, SETTINGS)
+    wanted = [EndpointRequest(network="bridge"), EndpointRequest(network="aside")]
+    attachment = await again.acquire("container1", wanted)
+    assert attachment.sandbox is not None
+
+    def look() -> tuple[dict[str, str], str]:
+        links = json.loads(run("ip", "-j", "-4", "address"))
+        route = json.loads(run("ip", "-j", "route", "show", "default"))[0]
+        return {link["ifname"]: link["addr_info"][0]["local"] for link in links}, route["gateway"]
+
+    expected = {"lo": "127.0.0.1", "eth0": "172.30.9.2", "eth1": "172.30.10.2"}
+    assert inside(attachment.sandbox, look) == (expected, "172.30.10.1")  # aside comes before bridge
+    preferred = [EndpointRequest(network="bridge", priority=1), EndpointRequest(network="aside")]
+    attachment = await again.acquire("container1", preferred)
+    assert attachment.sandbox is not None
+    assert inside(attachment.sandbox, look)[1] == "172.30.9.1"
+    await again.release("container1")
+    assert again.endpoints_of("container1") == () and not await rows(database)
+    await again.close()
+
+
 async def test_host_and_none_have_no_address(networks: Networks) -> None:
-    host = await networks.acquire("host", "container1")
-    none = await networks.acquire("none", "container2")
+    host = await networks.acquire("container1", on("host"))
+    none = await networks.acquire("container2", on("none"))
     assert host.sandbox is None
-    assert (host.endpoint.address, none.endpoint.address) == ("", "")
+    assert (host.endpoints[0].address, none.endpoints[0].address) == ("", "")
     assert none.sandbox is not None
     assert inside(none.sandbox, lambda: sorted(os.listdir("/proc/thread-self/net/dev_snmp6") or [])) in (
         [],
@@ -130,25 +170,27 @@ async def test_host_and_none_have_no_address(networks: Networks) -> None:
 async def test_a_released_address_is_free_and_its_port_off_the_bridge(
     networks: Networks, database: Database
 ) -> None:
-    first = await networks.acquire("bridge", "container1")
-    await networks.acquire("bridge", "container2")
+    first = await networks.acquire("container1", on("bridge"))
+    await networks.acquire("container2", on("bridge"))
     assert await rows(database) == [("container1", "172.30.9.2"), ("container2", "172.30.9.3")]
     await networks.release("container1")
     await networks.release("container1")  # again is fine
     await networks.release("nobody")
-    assert connected() == {f"veth{e.id[:7]}": "container2" for e in networks.endpoints(first.network.id)}
+    assert connected() == {
+        f"veth{e.id[:7]}": "container2" for e in networks.endpoints(first.endpoints[0].network_id)
+    }
     assert await rows(database) == [("container2", "172.30.9.3")]
-    assert networks.endpoint("container1") is None
-    assert (await networks.acquire("bridge", "container3")).endpoint.address == "172.30.9.2"
+    assert networks.endpoints_of("container1") == ()
+    assert (await networks.acquire("container3", on("bridge"))).endpoints[0].address == "172.30.9.2"
 
 
 @pytest.mark.usefixtures("forgetting_kernel")
 async def test_a_second_start_of_a_container_takes_the_place_of_the_first(
     networks: Networks, database: Database
 ) -> None:
-    await networks.acquire("bridge", "container1")
-    again = await networks.acquire("bridge", "container1")
-    assert again.endpoint.address == "172.30.9.2"
+    await networks.acquire("container1", on("bridge"))
+    again = await networks.acquire("container1", on("bridge"))
+    assert again.endpoints[0].address == "172.30.9.2"
     assert len(connected()) == 1
     assert await rows(database) == [("container1", "172.30.9.2")]
 
@@ -170,8 +212,8 @@ async def test_a_burst_gets_distinct_addresses_and_nothing_is_left(
     networks: Networks, database: Database
 ) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    taken = await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(30)))
-    assert sorted(a.endpoint.address for a in taken) == sorted(f"172.30.9.{n}" for n in range(2, 32))
+    taken = await asyncio.gather(*(networks.acquire(f"container{n}", on("bridge")) for n in range(30)))
+    assert sorted(a.endpoints[0].address for a in taken) == sorted(f"172.30.9.{n}" for n in range(2, 32))
     await asyncio.gather(*(networks.release(f"container{n}") for n in range(30)))
     assert connected() == {}
     assert await rows(database) == []
@@ -185,20 +227,20 @@ async def test_a_burst_gets_distinct_addresses_and_nothing_is_left(
 async def test_a_full_network_refuses_and_keeps_nothing(host: None, database: Database) -> None:
     small = msgspec.structs.replace(SETTINGS, bip="172.30.9.1/30")
     networks = await Networks.open(database, small)
-    await networks.acquire("bridge", "container1")
+    await networks.acquire("container1", on("bridge"))
     with pytest.raises(Forbidden, match="no available IPv4 addresses"):
-        await networks.acquire("bridge", "container2")
+        await networks.acquire("container2", on("bridge"))
     assert len(await rows(database)) == 1
     assert len(connected()) == 1
     await networks.release("container1")
-    assert (await networks.acquire("bridge", "container2")).endpoint.address == "172.30.9.2"
+    assert (await networks.acquire("container2", on("bridge"))).endpoints[0].address == "172.30.9.2"
     await networks.close()
 
 
 @pytest.mark.usefixtures("forgetting_kernel")
 async def test_a_cancelled_acquire_keeps_nothing(networks: Networks, database: Database) -> None:
     for turns in range(12):
-        task = asyncio.create_task(networks.acquire("bridge", "container1"))
+        task = asyncio.create_task(networks.acquire("container1", on("bridge")))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
@@ -207,16 +249,16 @@ async def test_a_cancelled_acquire_keeps_nothing(networks: Networks, database: D
             await networks.release("container1")
         assert await rows(database) == []
         assert connected() == {}
-        assert networks.endpoint("container1") is None
-    assert (await networks.acquire("bridge", "container2")).endpoint.address == "172.30.9.2"
+        assert networks.endpoints_of("container1") == ()
+    assert (await networks.acquire("container2", on("bridge"))).endpoints[0].address == "172.30.9.2"
 
 
 @pytest.mark.parametrize("pause_s", [0, 0.002, 0.1])
 async def test_a_bridge_that_somebody_deleted_is_made_again(networks: Networks, pause_s: float) -> None:
-    await networks.acquire("bridge", "container1")
+    await networks.acquire("container1", on("bridge"))
     await asyncio.sleep(pause_s)
     run("ip", "link", "delete", "wht0")
-    await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(2, 9)))
+    await asyncio.gather(*(networks.acquire(f"container{n}", on("bridge")) for n in range(2, 9)))
     assert sorted(connected().values()) == [
         f"container{n}" for n in range(1, 9)
     ]  # the first is back on it too
@@ -227,25 +269,25 @@ async def test_ready_interfaces_that_somebody_deleted_are_made_again(networks: N
     await eventually(lambda: len(ports()) == 6)
     for name in ports():
         run("ip", "link", "delete", name)
-    await asyncio.gather(*(networks.acquire("bridge", f"container{n}") for n in range(3)))
+    await asyncio.gather(*(networks.acquire(f"container{n}", on("bridge")) for n in range(3)))
     assert len(connected()) == 3
 
 
 async def test_a_restart_leaves_running_containers_alone_and_frees_the_dead(
     networks: Networks, database: Database
 ) -> None:
-    running = await networks.acquire("bridge", "container1")
+    running = await networks.acquire("container1", on("bridge"))
     assert running.sandbox is not None
     netns = os.dup(running.sandbox)  # as a shim holds it
-    await networks.acquire("bridge", "container2")
+    await networks.acquire("container2", on("bridge"))
     before = connected()
     await networks.close()
     again = await Networks.open(database, SETTINGS)
-    assert again.endpoint("container1") == running.endpoint
+    assert again.endpoints_of("container1") == running.endpoints
     await again.reconcile({"container1"})
     assert connected() == {name: c for name, c in before.items() if c == "container1"}
     assert await rows(database) == [("container1", "172.30.9.2")]
-    assert (await again.acquire("bridge", "container3")).endpoint.address == "172.30.9.3"
+    assert (await again.acquire("container3", on("bridge"))).endpoints[0].address == "172.30.9.3"
     assert inside(netns, lambda: os.path.exists("/proc/thread-self/net/dev"))
     os.close(netns)
     await again.close()
@@ -267,19 +309,22 @@ async def test_reconcile_removes_only_interfaces_of_this_bridge_that_are_ours(
 
 VICTIM = """
 import asyncio, os, sys
+from wherry.network.driver import EndpointRequest
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.store.database import Database
+
+ON_BRIDGE = [EndpointRequest(network="bridge")]
 
 async def main():
     database = await Database.open(sys.argv[1])
     networks = await Networks.open(database, NetworkSettings(bridge="wht0", bip="172.30.9.1/24"))
     await networks.reconcile(set())
     for number in range(3):
-        await networks.acquire("bridge", f"container{number}")
+        await networks.acquire(f"container{number}", ON_BRIDGE)
     print("ready", flush=True)
     while True:
         for number in range(3, 6):
-            await networks.acquire("bridge", f"container{number}")
+            await networks.acquire(f"container{number}", ON_BRIDGE)
             await networks.release(f"container{number - 1}")
 
 asyncio.run(main())
@@ -308,7 +353,7 @@ async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
     await networks.reconcile(set())
     assert await rows(database) == []
     assert connected() == {}
-    assert (await networks.acquire("bridge", "container9")).endpoint.address == "172.30.9.2"
+    assert (await networks.acquire("container9", on("bridge"))).endpoints[0].address == "172.30.9.2"
     await networks.remove_all()
     await networks.close()
     await database.close()
@@ -319,18 +364,18 @@ async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
 async def test_a_database_that_fails_does_not_keep_a_container_from_ending(
     networks: Networks, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await networks.acquire("bridge", "container1")
+    await networks.acquire("container1", on("bridge"))
     await database.run(lambda c: c.execute("ALTER TABLE endpoint RENAME TO away"))
     await networks.release("container1")
     assert "container container1 keeps its address 172.30.9.2 for now" in caplog.text
     with pytest.raises(Exception, match="no such table"):
-        await networks.acquire("bridge", "container2")
+        await networks.acquire("container2", on("bridge"))
     assert connected() == {}
     await database.run(lambda c: c.execute("ALTER TABLE away RENAME TO endpoint"))
-    assert (await networks.acquire("bridge", "container3")).endpoint.address != "172.30.9.2"
+    assert (await networks.acquire("container3", on("bridge"))).endpoints[0].address != "172.30.9.2"
     await networks.reconcile({"container3"})
     assert [container for container, _ in await rows(database)] == ["container3"]
-    assert (await networks.acquire("bridge", "container4")).endpoint.address == "172.30.9.2"
+    assert (await networks.acquire("container4", on("bridge"))).endpoints[0].address == "172.30.9.2"
 
 
 async def test_that_we_enabled_forwarding_is_remembered_until_the_next_boot(
@@ -385,7 +430,7 @@ async def test_an_accept_that_somebody_flushed_comes_back_by_itself(host: None, 
 async def test_a_loop_of_starts_grows_nothing(networks: Networks) -> None:
     async def loop(times: int) -> None:
         for _ in range(times):
-            await networks.acquire("bridge", "container1")
+            await networks.acquire("container1", on("bridge"))
             await networks.release("container1")
 
     await loop(20)
@@ -405,10 +450,10 @@ async def test_a_loop_of_starts_grows_nothing(networks: Networks) -> None:
 async def test_without_a_bridge_the_default_network_is_none(host: None, database: Database) -> None:
     networks = await Networks.open(database, NetworkSettings(bridge="none"))
     assert {n.name for n in networks.list()} == {"host", "none"}
-    attachment = await networks.acquire("default", "container1")
-    assert attachment.network.name == "none"
+    attachment = await networks.acquire("container1", on("default"))
+    assert networks.inspect(attachment.endpoints[0].network_id).name == "none"
     with pytest.raises(NotFound, match="network bridge not found"):
-        await networks.acquire("bridge", "container2")
+        await networks.acquire("container2", on("bridge"))
     assert link_names() == ["lo"]
     await networks.close()
 
@@ -418,8 +463,8 @@ async def test_an_existing_bridge_is_used_as_it_is_and_never_removed(host: None,
     run("ip", "address", "add", "172.30.77.9/24", "dev", "wht0")
     networks = await Networks.open(database, NetworkSettings(bridge="wht0"))
     bridge = networks.inspect("bridge")
-    assert (bridge.subnet, bridge.gateway) == ("172.30.77.0/24", "172.30.77.9")
-    assert (await networks.acquire("bridge", "container1")).endpoint.address == "172.30.77.1"
+    assert (pool(bridge).subnet, pool(bridge).gateway) == ("172.30.77.0/24", "172.30.77.9")
+    assert (await networks.acquire("container1", on("bridge"))).endpoints[0].address == "172.30.77.1"
     with pytest.raises(InvalidParameter, match="does not match requested configuration"):
         await Networks.open(database, NetworkSettings(bridge="wht0", bip="172.30.78.1/24"))
     await networks.remove_all()
@@ -440,28 +485,28 @@ async def test_the_first_free_pool_is_chosen_and_kept(host: None, database: Data
     run("ip", "route", "add", "172.18.0.0/16", "via", "172.17.4.2")
     settings = NetworkSettings(bridge="wht0")
     networks = await Networks.open(database, settings)
-    assert networks.inspect("bridge").subnet == "172.19.0.0/16"
+    assert subnet_of(networks) == "172.19.0.0/16"
     await networks.remove_all()
     await networks.close()
     run("ip", "link", "delete", "lan")
     again = await Networks.open(database, settings)
-    assert again.inspect("bridge").subnet == "172.19.0.0/16"
+    assert subnet_of(again) == "172.19.0.0/16"
     await again.close()
 
 
 async def test_another_address_is_taken_on_when_nobody_is_connected(
     networks: Networks, database: Database
 ) -> None:
-    await networks.acquire("bridge", "container1")
+    await networks.acquire("container1", on("bridge"))
     await networks.close()
     moved = msgspec.structs.replace(SETTINGS, bip="172.30.10.1/24")
     busy = await Networks.open(database, moved)
-    assert busy.inspect("bridge").subnet == "172.30.9.0/24"
+    assert subnet_of(busy) == "172.30.9.0/24"
     assert len([w for w in busy.warnings() if "172.30.9.0/24" in w]) == 1
     await busy.reconcile(set())
     await busy.close()
     free = await Networks.open(database, moved)
-    assert (await free.acquire("bridge", "container1")).endpoint.address == "172.30.10.2"
+    assert (await free.acquire("container1", on("bridge"))).endpoints[0].address == "172.30.10.2"
     opened = Links()
     assert [str(a) for i, a in opened.addresses() if i == opened.index_of("wht0")] == ["172.30.10.1/24"]
     opened.close()
@@ -471,13 +516,13 @@ async def test_another_address_is_taken_on_when_nobody_is_connected(
 async def test_two_daemons_stand_side_by_side(networks: Networks, tmp_path: Path) -> None:
     database = await Database.open(str(tmp_path / "second.db"))
     second = await Networks.open(database, NetworkSettings(bridge="wht1", bip="172.30.10.1/24"))
-    first = await networks.acquire("bridge", "container1")
-    await second.acquire("bridge", "container1")
+    first = await networks.acquire("container1", on("bridge"))
+    await second.acquire("container1", on("bridge"))
     await second.reconcile(set())
     await second.remove_all()
     await second.close()
     await database.close()
-    assert connected() == {f"veth{first.endpoint.id[:7]}": "container1"}
+    assert connected() == {f"veth{first.endpoints[0].id[:7]}": "container1"}
     tables = run("nft", "list", "tables")
     assert tables == "table inet wherry-wht0\n"
 

@@ -88,12 +88,19 @@ class Bridge:
         raise Internal(f"cannot join bridge {network.interface}: {failure}") from failure
 
     async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
-        inside, index = sandbox.links, sandbox.peer_index
-        inside.change(index, mac=endpoint.mac)
-        inside.add_address(index, endpoint.address, endpoint.prefix_length)
-        if endpoint.gateway:
-            inside.add_default_route(index, endpoint.gateway)
-        self._links.change(sandbox.port_index, alias=f"{_port_alias(network)} {endpoint.container_id[:12]}")
+        if sandbox.network_id == network.id:
+            port, index = sandbox.port_index, sandbox.indexes[network.id]
+            if endpoint.interface != _INSIDE:
+                sandbox.links.change(index, up=False)  # the kernel renames none that is up
+                sandbox.links.change(index, name=endpoint.interface, up=True)
+        else:
+            port, index = await self._maker.run(
+                lambda: self._add_port(network, self._sides[network.id], endpoint, sandbox)
+            )
+            sandbox.indexes[network.id] = index
+        sandbox.links.change(index, mac=endpoint.mac)
+        sandbox.links.add_address(index, endpoint.address, endpoint.prefix_length)
+        self._links.change(port, alias=f"{_port_alias(network)} {endpoint.container_id[:12]}")
 
     async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> bool:
         port = self._links.find(interface_name(endpoint.id))
@@ -178,9 +185,10 @@ class Bridge:
 
     def _put_address_right(self, network: NetworkConfig, link: Link) -> None:
         """Give the bridge its address, and if it is ours, no other."""
-        if network.gateway is None or network.subnet is None:
+        pool = network.ipv4
+        if pool is None or not pool.gateway:
             return
-        wanted = ipaddress.IPv4Interface(f"{network.gateway}/{network.subnet.partition('/')[2]}")
+        wanted = ipaddress.IPv4Interface(f"{pool.gateway}/{pool.subnet.partition('/')[2]}")
         present = [address for index, address in self._links.addresses() if index == link.index]
         if wanted not in present:
             self._links.add_address(link.index, str(wanted.ip), wanted.network.prefixlen)
@@ -202,37 +210,56 @@ class Bridge:
 
     def _make(self, network: NetworkConfig, side: _Side) -> Sandbox:
         """A sandbox with a veth on the bridge, up on both ends. In the maker's thread."""
+        sandbox = self._maker.make()
+        try:
+            for _ in range(_NAME_ATTEMPTS):
+                try:
+                    ends = self._add_veth(network, side, sandbox, interface_name(sandbox.id), _INSIDE)
+                    break
+                except FileExistsError:
+                    sandbox.id = secrets.token_hex(32)
+            else:
+                raise Internal("no free interface name: too many veth interfaces on this host")
+        except BaseException:
+            sandbox.close()  # and with it the veth
+            raise
+        sandbox.network_id, sandbox.interface = network.id, interface_name(sandbox.id)
+        sandbox.port_index, sandbox.indexes[network.id] = ends
+        return sandbox
+
+    def _add_port(
+        self, network: NetworkConfig, side: _Side, endpoint: Endpoint, sandbox: Sandbox
+    ) -> tuple[int, int]:
+        """A veth for a sandbox that was made for another network. In the maker's thread."""
+        try:
+            return self._add_veth(network, side, sandbox, interface_name(endpoint.id), endpoint.interface)
+        except FileExistsError as exc:
+            raise Internal(f"cannot add {endpoint.interface}: an interface with its name exists") from exc
+
+    def _add_veth(
+        self, network: NetworkConfig, side: _Side, sandbox: Sandbox, name: str, inside: str
+    ) -> tuple[int, int]:
+        """A veth between the bridge and `sandbox`, up on both ends; their indexes, the host's first."""
         if self._maker_links is None:
             self._maker_links = Links()
         host = self._maker_links
-        sandbox = self._maker.make()
+        host.add_veth(name, mtu=network.mtu, peer=inside, peer_netns=sandbox.netns)
         try:
-            name = self._add_veth(host, network, sandbox)
             port = host.index_of(name)
             disable_ipv6(name)
             host.change(port, up=True, master=side.index, alias=f"{_port_alias(network)} {self._instance}")
             if not network.icc:
                 host.isolate(port)
-            sandbox.interface, sandbox.port_index = name, port
-            sandbox.peer_index = sandbox.links.index_of(_INSIDE)
-            sandbox.links.change(sandbox.peer_index, up=True)
-            _await_ready(sandbox.links, sandbox.peer_index)
+            peer = sandbox.links.index_of(inside)
+            sandbox.links.change(peer, up=True)
+            _await_ready(sandbox.links, peer)
             _await_ready(host, port)
         except BaseException:
-            sandbox.close()  # and with it the veth
+            link = host.find(name)
+            if link is not None:
+                host.delete(link.index)
             raise
-        return sandbox
-
-    def _add_veth(self, host: Links, network: NetworkConfig, sandbox: Sandbox) -> str:
-        for _ in range(_NAME_ATTEMPTS):
-            name = interface_name(sandbox.id)
-            try:
-                host.add_veth(name, mtu=network.mtu, peer=_INSIDE, peer_netns=sandbox.netns)
-            except FileExistsError:
-                sandbox.id = secrets.token_hex(32)
-            else:
-                return name
-        raise Internal("no free interface name: too many veth interfaces on this host")
+        return port, peer
 
     async def _sweep(self) -> None:
         """Delete the ports that the end of their container's network namespace has not taken along in time."""

@@ -69,9 +69,11 @@ CREATE TABLE endpoint (
   network_id TEXT NOT NULL REFERENCES network(id) ON DELETE CASCADE,
   container_id TEXT NOT NULL,
   address TEXT,                        -- dotted quad
-  mac TEXT,
+  address6 TEXT,                       -- in its shortest form
+  config BLOB NOT NULL,                -- JSON: network.driver.Endpoint
   UNIQUE (network_id, container_id),
-  UNIQUE (network_id, address)
+  UNIQUE (network_id, address),
+  UNIQUE (network_id, address6)
 );
 
 -- Small facts about this data root: its id, the boot it last saw.
