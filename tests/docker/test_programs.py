@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +80,39 @@ def test_dpkg_and_shells_see_an_ordinary_system(engine: Engine, debian: str, nam
     lines = engine.docker("run", "--rm", debian, "sh", "-c", script).ok().out.splitlines()
     assert lines[0] == "bookworm" and lines[1] == "Status: install ok installed" and lines[2] == "5"
     assert "www-data" in lines[-1]
+
+
+def test_the_socket_in_a_container_outlives_the_daemon(
+    wherry: Engine, debian: str, name: str, tmp_path: Path
+) -> None:
+    """A client inside waits for the next daemon, as those outside do, on the socket it was given at its start."""
+    program = (
+        "import http.client, socket, sys\n"
+        "class Api(http.client.HTTPConnection):\n"
+        "    def connect(self):\n"
+        "        self.sock = socket.socket(socket.AF_UNIX); self.sock.connect('/docker.sock')\n"
+        "api = Api('docker'); api.request('GET', '/version')\n"
+        "print(api.getresponse().status)\n"
+    )
+    mount = f"{wherry.socket_path}:/docker.sock"
+    shared = f"{tmp_path}:/shared"
+    wherry.docker("run", "-d", "--name", name, "-v", mount, "-v", shared, debian, "sleep", "300").ok()
+    wherry.restart()
+    assert wherry.docker("exec", name, "python3", "-c", program).ok().line == "200"
+    ask = f"touch /shared/asked; python3 -c {shlex.quote(program)} > /shared/answer 2>&1"
+    waiting = f"while [ ! -e /shared/gone ]; do sleep 0.02; done; {ask}"
+    wherry.docker("exec", "-d", name, "sh", "-c", waiting).ok()
+    wherry.kill()
+    (tmp_path / "gone").touch()
+    until((tmp_path / "asked").exists)
+    time.sleep(0.5)  # it asks while nobody is there
+    assert not (tmp_path / "answer").read_text()
+    wherry.start()
+    until(lambda: bool((tmp_path / "answer").read_text()))
+    assert (tmp_path / "answer").read_text() == "200\n"
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -424,17 +424,6 @@ def test_clients_wait_while_there_is_no_daemon(wherry: Engine, name: str) -> Non
     assert client.communicate(timeout=20)[0] == b"linux\n"
 
 
-def test_the_socket_in_a_container_outlives_the_daemon(wherry: Engine, name: str) -> None:
-    mount = f"{wherry.socket_path}:/docker.sock"
-    wherry.docker("run", "-d", "--name", name, "-v", mount, "busybox", "sleep", "300").ok()
-    wherry.restart()
-    script = r"printf 'GET /_ping HTTP/1.0\r\n\r\n' | nc local:/docker.sock | tail -n1"
-    answer = wherry.docker("exec", name, "sh", "-c", script)
-    if answer.code != 0 or not answer.out:
-        pytest.skip(f"this busybox has no nc for unix sockets: {answer.err}")
-    assert answer.line == "OK"
-
-
 def test_exit_codes_of_containers_that_end_meanwhile_are_known(wherry: Engine, name: str) -> None:
     for code in (0, 3, 9):
         wherry.docker(

@@ -41,6 +41,8 @@ _int, _ulong, _text = ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p
 _unshare = function("unshare", _int)
 _setns = function("setns", _int, _int)
 _signal = function("signal", _int, ctypes.c_void_p, result=ctypes.c_void_p)
+_IGNORED = [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
+"""By Python, or by whoever started us; nobody here ignores any later."""
 _prctl = function("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 _setdomainname = function("setdomainname", _text, ctypes.c_size_t)
 _close_range = system_call("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
@@ -124,13 +126,12 @@ def working_directory() -> bytes:
 
 
 def reset_signals() -> None:
-    """Default dispositions and an empty mask: Python ignores SIGPIPE, and our own parents may ignore others.
+    """Default dispositions after the next execve, which resets all but what is ignored, and an empty mask.
 
-    By the C library, not by the signal module, which makes an enum of every number and leaves the others as
-    they are.
+    By the C library, not by the signal module, which makes an enum of every number.
     """
-    for number in range(1, signal.NSIG):
-        _signal(number, None)  # SIG_DFL; those that cannot be set are refused, which is no matter
+    for number in _IGNORED:
+        _signal(number, None)  # SIG_DFL
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
