@@ -21,15 +21,15 @@ import sys
 from wherry.linux import process
 from wherry.runtime.rehearsal import rehearse
 from wherry.shim import burial, server, sockets
-from wherry.shim.loop import HANGUP, READ, WRITE, Loop, ignore
+from wherry.shim.loop import Loop, ignore
 from wherry.shim.maker import Maker, wait_for_one
-from wherry.shim.protocol import CONFLICT, INTERNAL, INVALID, Channel, ProtocolError, Refused, close_all
-from wherry.shim.reports import report, whereabouts
+from wherry.shim.peers import Peers
+from wherry.shim.protocol import CONFLICT, INVALID, Channel, ProtocolError, Refused, close_all
+from wherry.shim.reports import report
 from wherry.shim.runtimes import Runtimes, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     Message = dict[str, Any]
@@ -93,18 +93,23 @@ class Launcher:
         self._runtimes = runtimes
         self._version = version
         self._loop = Loop()
-        self._channels: list[Channel] = []
         self._held: dict[str, int] = {}
         self._shims: dict[int, str] = {}
         """Directory of each shim by pid; "" for a child that buries one."""
         self._stopping = False
         self._spare: Spare | None = None
         self._take_over()
-        self._listener = sockets.listen(exec_root, sockets.LAUNCHER, backlog=MAX_CONNECTIONS)
-        self._loop.watch(self._listener.fileno(), READ, self._on_connection)
+        self._peers = Peers(
+            "launcher",
+            self._loop,
+            sockets.listen(exec_root, sockets.LAUNCHER, backlog=MAX_CONNECTIONS),
+            limit=MAX_CONNECTIONS,
+            operations={name: getattr(self, f"_{name}") for name in _OPERATIONS},
+            lost=self._on_lost,
+        )
         self._loop.watch_children(self._reap)
         if control is not None:
-            self._add_channel(control)
+            self._peers.add(control)
 
     def run(self) -> None:
         self._loop.later(SPARE_DELAY_S, self._ready_spare)
@@ -142,64 +147,8 @@ class Launcher:
         finally:
             channel.close()
 
-    # Connections
-
-    def _on_connection(self, _: int) -> None:
-        try:
-            sock, _address = self._listener.accept()
-        except OSError:
-            return
-        if len(self._channels) >= MAX_CONNECTIONS:
-            sock.close()
-            return
-        self._add_channel(sock)
-
-    def _add_channel(self, sock: socket.socket) -> None:
-        channel = Channel(sock)
-        self._channels.append(channel)
-        self._wait_for(channel)
-
-    def _on_channel(self, channel: Channel, bits: int) -> None:
-        try:
-            if bits & WRITE:
-                channel.flush()
-            messages = channel.receive() if bits & (READ | HANGUP) else []
-            for request, fds in messages or ():
-                reply, out = self._serve(request, fds)
-                channel.send({**reply, "seq": request.get("seq")}, out)
-        except (OSError, ProtocolError) as exc:
-            report(f"launcher: connection ended: {exc}")
-            messages = None
-        if messages is None:
-            self._loop.forget(channel.fileno())
-            channel.close()
-            self._channels.remove(channel)
-            self._loop.later(IDLE_S, self._end_if_useless)
-        else:
-            self._wait_for(channel)
-
-    def _wait_for(self, channel: Channel) -> None:
-        mask = READ | WRITE if channel.wants_write else READ
-        self._loop.watch(channel.fileno(), mask, lambda bits: self._on_channel(channel, bits))
-
-    def _serve(self, request: Message, fds: list[int]) -> Reply:
-        try:
-            operation = _OPERATIONS.get(request.get("op", ""))
-            if operation is None:
-                raise Refused(INVALID, f"unknown operation {request.get('op')!r}")
-            return operation(self, request, fds)
-        except Refused as exc:
-            return {"error": {"kind": exc.kind, "message": str(exc)}}, []
-        except (KeyError, TypeError, ValueError, IndexError) as exc:
-            return {
-                "error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}
-            }, []
-        except Exception as exc:
-            if not isinstance(exc, OSError):
-                report(f"launcher: {request.get('op')}: {whereabouts(exc)}")
-            return {"error": {"kind": INTERNAL, "message": f"{request.get('op')}: {exc}"}}, []
-        finally:
-            close_all(fds)
+    def _on_lost(self) -> None:
+        self._loop.later(IDLE_S, self._end_if_useless)
 
     # Operations
 
@@ -284,9 +233,7 @@ class Launcher:
         try:
             gc.disable()
             self._loop.abandon()
-            self._listener.close()
-            for channel in self._channels:
-                channel.close()
+            self._peers.abandon()
             close_all(list(self._held.values()))
             os.setsid()
             process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
@@ -323,7 +270,7 @@ class Launcher:
             if directory and status != 0:
                 self._bury(directory, _how(status))
         self._end_if_idle()
-        if not self._channels:
+        if not self._peers:
             self._loop.later(IDLE_S, self._end_if_useless)
 
     def _bury(self, directory: str, how: str) -> None:
@@ -336,7 +283,7 @@ class Launcher:
         status = 1
         try:
             self._loop.abandon()
-            self._listener.close()
+            self._peers.abandon()
             if self._spare is not None:
                 self._spare.channel.close()
             burial.bury(directory, f"its shim {how}")
@@ -347,7 +294,7 @@ class Launcher:
             os._exit(status)
 
     def _end_if_useless(self) -> None:
-        if not (self._shims or self._held or self._channels):
+        if not (self._shims or self._held or self._peers):
             self._loop.stopped = True
 
     def _end_if_idle(self) -> None:
@@ -372,9 +319,7 @@ def _how(status: int) -> str:
     return f"failed with exit status {os.WEXITSTATUS(status)}"
 
 
-_OPERATIONS: dict[str, Callable[[Launcher, Message, list[int]], Reply]] = {
-    name: getattr(Launcher, f"_{name}") for name in ("hello", "hold", "take", "drop", "stop", "spawn")
-}
+_OPERATIONS = ("hello", "hold", "take", "drop", "stop", "spawn")
 
 
 def main(exec_root: str, *, version: str, create: str, log_drivers: list[str], control: int) -> None:

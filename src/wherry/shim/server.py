@@ -34,23 +34,20 @@ import struct
 import termios
 import time
 
-from wherry.errors import InvalidParameter
 from wherry.runtime.errors import StartFailed
 from wherry.shim import records, sockets
 from wherry.shim.external import ExternalContainer
 from wherry.shim.keys import Detacher
 from wherry.shim.keys import parse as parse_keys
-from wherry.shim.loop import HANGUP, READ, WRITE, Loop
+from wherry.shim.loop import READ, Loop
 from wherry.shim.maker import Maker, read_config
+from wherry.shim.peers import Peers
 from wherry.shim.pipes import Pipes
 from wherry.shim.protocol import (
     CONFLICT,
-    INTERNAL,
     INVALID,
     NOT_FOUND,
     VERSION,
-    Channel,
-    ProtocolError,
     Refused,
     close_all,
 )
@@ -59,7 +56,6 @@ from wherry.shim.stdio import STDERR, STDOUT, Client, Stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from wherry.logs.driver import LogWriter
@@ -103,7 +99,6 @@ class Shim:
         self._runtimes = runtimes
         self._maker = maker
         self._loop = Loop()
-        self._channels: list[Channel] = []
         self._status = NEW
         self._container: Container | None = None
         self._stdio: Stdio | None = None
@@ -117,107 +112,28 @@ class Shim:
         """Wait status and time of the first process, while its output is still read."""
         self._oom_kills = 0
         self._released = False
-        self._listener = sockets.listen(directory, sockets.SHIM, backlog=MAX_CONNECTIONS)
-        self._loop.watch(self._listener.fileno(), READ, self._on_connection)
+        self._peers = Peers(
+            container_id,
+            self._loop,
+            sockets.listen(directory, sockets.SHIM, backlog=MAX_CONNECTIONS),
+            limit=MAX_CONNECTIONS,
+            operations={name: getattr(self, f"_{name}") for name in _OPERATIONS},
+            lost=self._on_lost,
+        )
         self._loop.watch_children(self._reap)
-        self._add_channel(control)
+        self._peers.add(control)
 
     def run(self) -> None:
         self._loop.run()
 
-    # Connections
-
-    def _on_connection(self, _: int) -> None:
-        try:
-            sock, _address = self._listener.accept()
-        except OSError:
+    def _on_lost(self) -> None:
+        """A connection ended. When it was the last, there is no daemon: go on alone."""
+        if self._peers:
             return
-        if len(self._channels) >= MAX_CONNECTIONS:
-            sock.close()
-            return
-        self._add_channel(sock)
-
-    def _add_channel(self, sock: socket.socket) -> None:
-        channel = Channel(sock)
-        self._channels.append(channel)
-        self._loop.watch(channel.fileno(), READ, lambda bits: self._on_channel(channel, bits))
-
-    def _on_channel(self, channel: Channel, bits: int) -> None:
-        try:
-            if bits & WRITE:
-                channel.flush()
-            messages = channel.receive() if bits & (READ | HANGUP) else []
-        except (OSError, ProtocolError) as exc:
-            report(f"{self._id}: connection ended: {exc}")
-            messages = None
-        if messages is None:
-            self._drop_channel(channel)
-            return
-        for request, fds in messages:
-            self._serve(channel, request, fds)
-        self._wait_for(channel)
-
-    def _wait_for(self, channel: Channel) -> None:
-        if not channel.closed:
-            mask = READ | WRITE if channel.wants_write else READ
-            self._loop.watch(channel.fileno(), mask, lambda bits: self._on_channel(channel, bits))
-
-    def _drop_channel(self, channel: Channel) -> None:
-        if channel in self._channels:
-            self._channels.remove(channel)
-            self._loop.forget(channel.fileno())
-            channel.close()
-        if not self._channels:
-            self._carry_on_alone()
-
-    def _send(self, channel: Channel, message: Message, fds: list[int] | None = None) -> None:
-        try:
-            channel.send(message, fds or ())
-        except (OSError, ProtocolError):
-            self._drop_channel(channel)
-        else:
-            self._wait_for(channel)
-
-    def _tell(self, event: str, **fields: object) -> None:
-        for channel in list(self._channels):
-            self._send(channel, {"event": event, **fields})
-
-    def _carry_on_alone(self) -> None:
-        """The last daemon is gone."""
         if self._status == NEW:
             self._loop.stopped = True
         elif self._exit is not None:
             self._answer_waiters()
-
-    def _serve(self, channel: Channel, request: Message, fds: list[int]) -> None:
-        """Carry out one request and reply. `fds` that the operation leaves in the list are closed."""
-        reply: Message
-        out: list[int] = []
-        try:
-            operation = _OPERATIONS.get(request.get("op", ""))
-            if operation is None:
-                raise Refused(INVALID, f"unknown operation {request.get('op')!r}")
-            reply, out = operation(self, request, fds)
-        except Refused as exc:
-            reply = {"error": {"kind": exc.kind, "message": str(exc)}}
-        except StartFailed as exc:
-            reply = {"error": {"kind": exc.kind, "message": exc.message}}
-        except (KeyError, TypeError, ValueError) as exc:
-            reply = {
-                "error": {"kind": INVALID, "message": f"{request.get('op')}: {type(exc).__name__}: {exc}"}
-            }
-        except InvalidParameter as exc:
-            reply = {"error": {"kind": INVALID, "message": str(exc)}}
-        except Exception as exc:
-            # Whatever it is, the container lives on.
-            if not isinstance(exc, OSError):
-                report(f"{self._id}: {request.get('op')}: {whereabouts(exc)}")
-            reply = {"error": {"kind": INTERNAL, "message": f"{request.get('op')}: {exc}"}}
-        finally:
-            close_all(fds)
-        self._send(channel, {**reply, "seq": request.get("seq")}, out)
-        if self._released:
-            self._leave()
 
     # Operations: what each takes and gives is in ARCHITECTURE.md
 
@@ -254,7 +170,7 @@ class Shim:
             console=_take_console(container.init),
             log=self._log,
             close_stdin=bool(request.get("stdin_once")),
-            on_detach=lambda: self._tell("detach", exec_id=None),
+            on_detach=lambda: self._peers.tell("detach", exec_id=None),
         )
         self._status = CREATED
         if container.oom_events >= 0:
@@ -345,7 +261,7 @@ class Shim:
             sources=pipes.sources if pipes else {},
             stdin=pipes.stdin if pipes else -1,
             console=_take_console(started),
-            on_detach=lambda: self._tell("detach", exec_id=exec_id),
+            on_detach=lambda: self._peers.tell("detach", exec_id=exec_id),
         )
         if client:
             stdio.attach(client, pending)
@@ -436,6 +352,7 @@ class Shim:
         if self._status == CREATED and self._stdio is not None:
             self._stdio.finish(lambda: None)
         self._destroy()
+        self._loop.later(0, self._leave)  # the reply goes out first
         return {}, []
 
     # What happens by itself
@@ -484,9 +401,9 @@ class Shim:
             at_ns=at_ns,
         )
         self._write_exit()
-        self._tell("exit", **self._exit)
+        self._peers.tell("exit", **self._exit)
         self._destroy()
-        if not self._channels:
+        if not self._peers:
             self._answer_waiters()
 
     def _write_exit(self) -> None:
@@ -512,7 +429,7 @@ class Shim:
         self._ended_execs[exec_id] = {**ended, "pid": running.process.pid}
         if len(self._ended_execs) > MAX_ENDED_EXECS:
             del self._ended_execs[next(iter(self._ended_execs))]
-        self._tell("exec_exit", **ended)
+        self._peers.tell("exec_exit", **ended)
 
     def _on_oom(self, _: int) -> None:
         """v1 tells before the kill, v2 of every change in memory.events: only the count is sure."""
@@ -531,7 +448,7 @@ class Shim:
             return  # the cgroup is gone
         if count > self._oom_kills:
             self._oom_kills = count
-            self._tell("oom")
+            self._peers.tell("oom")
 
     def _destroy(self) -> None:
         """Give back the container's cgroup, mounts and namespaces."""
@@ -567,7 +484,7 @@ class Shim:
         self._loop.forget(sock.fileno())
         self._waiters = [waiter for waiter in self._waiters if waiter[1] is not sock]
         sock.close()
-        if self._exit is not None and not self._channels and not self._waiters:
+        if self._exit is not None and not self._peers and not self._waiters:
             self._leave()
 
     def _leave(self) -> None:
@@ -613,25 +530,22 @@ class Shim:
         return running
 
 
-_OPERATIONS: dict[str, Callable[[Shim, Message, list[int]], Reply]] = {
-    name: getattr(Shim, f"_{name}")
-    for name in [
-        "hello",
-        "create",
-        "start",
-        "attach",
-        "wait",
-        "exec",
-        "resize",
-        "kill",
-        "pause",
-        "resume",
-        "pids",
-        "state",
-        "fds",
-        "release",
-    ]
-}
+_OPERATIONS = (
+    "hello",
+    "create",
+    "start",
+    "attach",
+    "wait",
+    "exec",
+    "resize",
+    "kill",
+    "pause",
+    "resume",
+    "pids",
+    "state",
+    "fds",
+    "release",
+)
 
 
 def _take_console(process: Process) -> int:

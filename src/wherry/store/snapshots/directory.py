@@ -170,6 +170,34 @@ class LayerDirectories:
         return temporary
 
 
+class DirectoryDriver:
+    """The part of a SnapshotDriver that is the same for all that keep directories."""
+
+    def __init__(self, root: str) -> None:
+        self._directories = LayerDirectories(root)
+
+    def recover(self) -> None:
+        self._directories.recover()
+
+    def has_layer(self, chain_id: ChainID) -> bool:
+        return os.path.isdir(self._directories.layer_path(chain_id))
+
+    def layer_size(self, chain_id: ChainID) -> int:
+        return self._directories.layer_file(chain_id).size
+
+    def layers(self) -> list[ChainID]:
+        return self._directories.layer_ids()
+
+    def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:
+        self._directories.export_layer(chain_id, tar)
+
+    def sync(self) -> None:
+        self._directories.sync()
+
+    def active(self) -> list[str]:
+        return self._directories.keys()
+
+
 def _rename_unless_there(temporary: str, path: str) -> None:
     try:
         os.rename(temporary, path)

@@ -17,7 +17,7 @@ from wherry.linux.files import filesystem_type
 from wherry.linux.mounts import new_filesystem
 from wherry.oci.digest import ChainID, DiffID
 from wherry.store.layers import unpack_layer
-from wherry.store.snapshots.directory import LayerDirectories, LayerFile
+from wherry.store.snapshots.directory import DirectoryDriver, LayerFile
 from wherry.store.snapshots.driver import OverlayRootfs, Stop
 from wherry.store.trees import remove_tree, tree_size
 
@@ -46,13 +46,13 @@ _FILESYSTEMS: Final = {
 _CANNOT_HOLD_UPPER: Final = ("overlayfs", "nfs", "ecryptfs", "aufs")
 
 
-class Overlay2:
+class Overlay2(DirectoryDriver):
     """`Overlay2(DATA/overlay2)`."""
 
     name = "overlay2"
 
     def __init__(self, root: str) -> None:
-        self._directories = LayerDirectories(root)
+        super().__init__(root)
         self._root = root
         # Between looking whether layers are there and standing on them, none must go; and the other way round.
         self._guard = threading.Lock()
@@ -92,9 +92,6 @@ class Overlay2:
         finally:
             remove_tree(trial)
 
-    def recover(self) -> None:
-        self._directories.recover()
-
     def status(self) -> list[tuple[str, str]]:
         return [
             ("Backing Filesystem", self._backing()),
@@ -103,12 +100,6 @@ class Overlay2:
             ("Native Overlay Diff", "true"),
             ("userxattr", "false"),
         ]
-
-    def has_layer(self, chain_id: ChainID) -> bool:
-        return os.path.isdir(self._directories.layer_path(chain_id))
-
-    def layer_size(self, chain_id: ChainID) -> int:
-        return self._directories.layer_file(chain_id).size
 
     def commit_layer(
         self,
@@ -128,12 +119,6 @@ class Overlay2:
 
         return self._directories.make_layer(chain_id, fill)
 
-    def sync(self) -> None:
-        self._directories.sync()
-
-    def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:
-        self._directories.export_layer(chain_id, tar)
-
     def remove_layer(self, chain_id: ChainID) -> bool:
         with self._guard:
             if any(chain_id in (self._lower_of(key) or ()) for key in self.active()):
@@ -142,9 +127,6 @@ class Overlay2:
         if gone is not None:
             remove_tree(gone)
         return True
-
-    def layers(self) -> list[ChainID]:
-        return self._directories.layer_ids()
 
     def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
         path = self._directories.container_path(key)
@@ -192,9 +174,6 @@ class Overlay2:
     def remove(self, key: str) -> None:
         self._directories.remove(self._directories.container_path(key))
         self._below.pop(key, None)
-
-    def active(self) -> list[str]:
-        return self._directories.keys()
 
     def graph_data(self, key: str) -> Mapping[str, str]:
         rootfs = self.rootfs(key)

@@ -12,33 +12,21 @@ from typing import BinaryIO
 from wherry.errors import NotFound
 from wherry.oci.digest import ChainID, DiffID
 from wherry.store.layers import unpack_layer
-from wherry.store.snapshots.directory import LayerDirectories, LayerFile
+from wherry.store.snapshots.directory import DirectoryDriver, LayerFile
 from wherry.store.snapshots.driver import BindRootfs, Stop
 from wherry.store.trees import apply_changes, copy_tree, remove_tree, tree_size
 
 
-class Vfs:
+class Vfs(DirectoryDriver):
     """`Vfs(DATA/vfs)`."""
 
     name = "vfs"
 
-    def __init__(self, root: str) -> None:
-        self._directories = LayerDirectories(root)
-
     def probe(self) -> None:
         pass
 
-    def recover(self) -> None:
-        self._directories.recover()
-
     def status(self) -> list[tuple[str, str]]:
         return []
-
-    def has_layer(self, chain_id: ChainID) -> bool:
-        return os.path.isdir(self._directories.layer_path(chain_id))
-
-    def layer_size(self, chain_id: ChainID) -> int:
-        return self._directories.layer_file(chain_id).size
 
     def commit_layer(
         self,
@@ -65,18 +53,9 @@ class Vfs:
 
         return self._directories.make_layer(chain_id, fill)
 
-    def sync(self) -> None:
-        self._directories.sync()
-
-    def export_layer(self, chain_id: ChainID, tar: BinaryIO) -> None:
-        self._directories.export_layer(chain_id, tar)
-
     def remove_layer(self, chain_id: ChainID) -> bool:
         self._directories.remove(self._directories.layer_path(chain_id))
         return True
-
-    def layers(self) -> list[ChainID]:
-        return self._directories.layer_ids()
 
     def prepare(self, key: str, chain_ids: Sequence[ChainID], *, root_mode: int = 0o755) -> None:
         if os.path.isdir(self._directories.container_path(key)):
@@ -106,9 +85,6 @@ class Vfs:
 
     def remove(self, key: str) -> None:
         self._directories.remove(self._directories.container_path(key))
-
-    def active(self) -> list[str]:
-        return self._directories.keys()
 
     def graph_data(self, key: str) -> Mapping[str, str]:
         return {}
