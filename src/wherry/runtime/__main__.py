@@ -10,9 +10,9 @@ def main() -> None:
 
     # Before anything else is loaded: this may start the interpreter anew.
     executable.protect()
-    from wherry.runtime import command
+    from wherry.runtime.command.main import main as command
 
-    sys.exit(command.main(sys.argv[1:]))
+    sys.exit(command(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from wherry.linux import mounts as linux
 from wherry.linux.capabilities import bits
-from wherry.runtime import mounts, options, procfs, values
+from wherry.runtime import mounts, procfs, values
+from wherry.runtime.command import options
 from wherry.runtime.errors import StartFailed, quote
 from wherry.runtime.identity import Identity, parse_environment
 from wherry.runtime.plan import Plan

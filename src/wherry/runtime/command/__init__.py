@@ -1,0 +1,1 @@
+"""`wherry-runtime`, the stand-alone OCI runtime: runc's command line. Nothing here is loaded beside containers."""
