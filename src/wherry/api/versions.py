@@ -25,6 +25,7 @@ SIGNAL_ON_STOP: Version = (1, 42)
 MULTIPLEXED_TYPE: Version = (1, 42)
 CONSOLE_SIZE: Version = (1, 42)
 SEVERAL_NETWORKS: Version = (1, 44)
+ENABLE_IPV4: Version = (1, 48)
 IMAGE_CREATE_EVENT: Version = (1, 46)
 
 _TEXT = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
@@ -95,6 +96,7 @@ _CHANGES: dict[str, list[tuple[Version, Callable[[Json], None]]]] = {
         ((1, 46), _drop("HostConfig", "Annotations")),
         ((1, 48), _drop("ImageManifestDescriptor")),
     ],
+    "network": [((1, 48), _drop("EnableIPv4"))],
     "image": [
         ((1, 44), _virtual_size),
         ((1, 48), _drop("Descriptor")),

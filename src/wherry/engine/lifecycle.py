@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -19,13 +19,15 @@ import msgspec
 
 from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
+from wherry.engine.connecting import network_attributes
 from wherry.engine.context import Context
 from wherry.engine.creation import endpoint_requests, parse_signal
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
-from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, NotModified, WherryError
+from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import ContainerWaited
+from wherry.network.driver import Endpoint
 from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
 
@@ -107,8 +109,9 @@ class Lifecycle:
         if not mode.startswith("container:"):
             try:
                 attachment = await context.networks.acquire(container.id, endpoint_requests(record))
-            except NotFound as exc:
-                raise NotFound(f"failed to set up container networking: {exc}") from exc
+            except WherryError as exc:
+                raise type(exc)(f"failed to set up container networking: {exc}") from exc
+            self._tell_networks("connect", container, attachment.endpoints)
             state.endpoints = dict(zip(record.endpoints, attachment.endpoints, strict=True))
             sandbox = attachment.sandbox
         container.mark("network ready")
@@ -132,6 +135,12 @@ class Lifecycle:
         await created
         killpoint("start:created")
         return shim
+
+    def _tell_networks(self, action: str, container: Container, endpoints: Iterable[Endpoint]) -> None:
+        for endpoint in endpoints:
+            network = self._context.networks.inspect(endpoint.network_id)
+            attributes = {**network_attributes(network), "container": container.id}
+            self._context.events.emit("network", action, network.id, attributes)
 
     async def _launch(self, container: Container, shim: Shim) -> int:
         """Hand the waiting clients to the shim and release the process; its pid. All requests go out at once."""
@@ -275,6 +284,7 @@ class Lifecycle:
             state.pid = 0
             shim, container.shim = container.shim, None
             await context.networks.release(container.id)
+            self._tell_networks("disconnect", container, state.endpoints.values())
             state.endpoints = {}
             killpoint("exit:network-released")
             auto_remove = container.record.host.auto_remove
