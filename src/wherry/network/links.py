@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -91,14 +91,17 @@ class Links:
     def close(self) -> None:
         self._socket.close()
 
-    def add_bridge(self, name: str, *, mac: str, mtu: int) -> None:
+    def add_bridge(self, name: str, *, mac: str = "", mtu: int = 0) -> None:
+        """Without `mac` and `mtu` the kernel chooses."""
         body = (
             _IFINFO.pack(0, 0, 0, 0, 0)
             + _text(_IFLA_IFNAME, name)
-            + _attribute(_IFLA_ADDRESS, _mac_bytes(mac))
-            + _number(_IFLA_MTU, mtu)
             + _attribute(_IFLA_LINKINFO | _NESTED, _text(_IFLA_INFO_KIND, "bridge"))
         )
+        if mac:
+            body += _attribute(_IFLA_ADDRESS, _mac_bytes(mac))
+        if mtu:
+            body += _number(_IFLA_MTU, mtu)
         self._request(f"add bridge {name}", _NEWLINK, _CREATE | _EXCL, body)
 
     def add_veth(self, name: str, *, mtu: int, peer: str, peer_netns: int) -> None:
@@ -209,6 +212,11 @@ class Links:
         if interface.version == 4:
             body += _attribute(_IFA_BROADCAST, interface.network.broadcast_address.packed)
         self._request(f"add address {address}/{prefix_length}", _NEWADDR, _CREATE | _REPLACE, body)
+
+    def add_link_local(self, index: int, addresses: Iterable[str]) -> None:
+        """Further addresses that are good on this link alone."""
+        for address in addresses:
+            self.add_address(index, address, 64 if ":" in address else 16)
 
     def remove_address(self, index: int, address: str, prefix_length: int) -> None:
         ip = ipaddress.ip_address(address)

@@ -118,6 +118,7 @@ class Bridge:
             sandbox.links.add_address(index, endpoint.address, endpoint.prefix_length)
         if endpoint.address6:
             sandbox.links.add_address(index, endpoint.address6, endpoint.prefix_length6)
+        sandbox.links.add_link_local(index, endpoint.link_local)
         self._links.change(port, alias=f"{_port_alias(network)} {endpoint.container_id[:12]}")
 
     async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> bool:
