@@ -187,10 +187,10 @@ def _check_network_mode(config: ContainerConfig, host: HostConfig) -> None:
     if not mode.startswith("container:"):
         return
     if not mode.removeprefix("container:"):
-        raise InvalidParameter("invalid container format container:<name|id>")
+        raise InvalidParameter("invalid network mode: invalid container format container:<name|id>")
     conflicts = {
         "hostname and the network mode": config.hostname,
-        "links can't be used with containers sharing a network namespace": host.links,
+        "container type network can't be used with links. This would result in undefined behavior": host.links,
         "dns and the network mode": host.dns,
         "custom host-to-IP mapping and the network mode": host.extra_hosts,
         "port publishing and the container type network mode": host.port_bindings or host.publish_all_ports,

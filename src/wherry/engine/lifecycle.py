@@ -116,7 +116,12 @@ class Lifecycle:
             sandbox = attachment.sandbox
         container.mark("network ready")
         killpoint("start:network-ready")
-        seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
+        other = find_running(mode) if mode.startswith("container:") else None
+        if other is not None:
+            self._share_names(container, other)
+        seccomp = self._write_bundle(
+            container, joined, directory, has_sandbox=sandbox is not None, shares_with=other
+        )
         container.mark("bundle written")
         killpoint("start:bundle-written")
         runtime = record.host.runtime
@@ -135,6 +140,13 @@ class Lifecycle:
         await created
         killpoint("start:created")
         return shim
+
+    def _share_names(self, container: Container, other: Container) -> None:
+        """Who shares a network namespace shares the name in it, as in Docker."""
+        if other is container:
+            raise Internal("cannot join own network namespace")  # Docker's text
+        container.record.config.hostname = other.record.config.hostname
+        container.record.config.domainname = other.record.config.domainname
 
     def _tell_networks(self, action: str, container: Container, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
@@ -177,11 +189,18 @@ class Lifecycle:
         )
 
     def _write_bundle(
-        self, container: Container, joined: bundle.Joined, directory: str, *, has_sandbox: bool
+        self,
+        container: Container,
+        joined: bundle.Joined,
+        directory: str,
+        *,
+        has_sandbox: bool,
+        shares_with: Container | None,
     ) -> str | None:
         """config.json and the /etc files on disk; the path of the compiled seccomp filter."""
         context, record = self._context, container.record
-        context.write_etc_files(container)
+        if shares_with is None:
+            context.write_etc_files(container)
         for mount in record.mounts:
             if mount.create_source and not os.path.exists(mount.source):
                 os.makedirs(mount.source, exist_ok=True)
@@ -195,7 +214,7 @@ class Lifecycle:
             record,
             settings=context.settings,
             facts=context.facts,
-            etc=context.etc_files(container.id),
+            etc=context.etc_files(shares_with.id if shares_with is not None else container.id),
             joined=joined,
             has_sandbox=has_sandbox,
             seccomp=profile,
