@@ -70,6 +70,15 @@ def _drop(*path: str) -> Callable[[Json], None]:
     return change
 
 
+def _more_aliases(container: Json) -> None:
+    """What `DNSNames` says now was among the aliases once."""
+    networks: Json = (container.get("NetworkSettings") or {}).get("Networks") or {}
+    more = [container.get("Id", "")[:12], (container.get("Config") or {}).get("Hostname", "")]
+    for name, place in networks.items():
+        if name not in ("bridge", "host", "none", "default"):
+            place["Aliases"] = list(dict.fromkeys([*(place.get("Aliases") or ()), *filter(None, more)]))
+
+
 def _virtual_size(image: Json) -> None:
     image["VirtualSize"] = image.get("Size", 0)
 
@@ -90,6 +99,7 @@ def _container_fields(image: Json) -> None:
 _CHANGES: dict[str, list[tuple[Version, Callable[[Json], None]]]] = {
     "container": [
         ((1, 43), _drop("HostConfig", "Annotations")),
+        ((1, 45), _more_aliases),
         ((1, 48), _drop("ImageManifestDescriptor")),
     ],
     "container row": [

@@ -279,7 +279,7 @@ def _names(session: Session, wanted: str) -> Candidates:
                     found += [(name.removeprefix("/"), about) for name in items(item, "Names")]
         if wanted in ("networks", "anything"):
             for item in client.get("/networks"):
-                found.append((item["Name"], f"{item.get('Driver', '')} network"))
+                found.append((item.get("Name", ""), f"{item.get('Driver', '')} network"))
         if wanted in ("images", "anything"):
             for item in client.get("/images/json"):
                 found += [(tag, "image") for tag in items(item, "RepoTags") if tag != "<none>:<none>"]

@@ -61,7 +61,13 @@ class Connecting:
 
     async def disconnect(self, reference: str, network_ref: str, *, force: bool) -> None:
         """All texts are Docker's. `force` is for a network that no longer exists."""
-        container = self._find(reference)
+        try:
+            container = self._find(reference)
+        except NotFound as exc:
+            if not force:
+                raise
+            self._context.networks.inspect(network_ref)
+            raise NotFound(f"endpoint {reference} not found") from exc
         async with container.lock:
             _check_removal(container)
             network = self._context.networks.find(network_ref)
@@ -73,7 +79,7 @@ class Connecting:
                     "cannot disconnect container from host network - container was created in host network mode"
                 )
             if name not in container.record.endpoints and name not in container.state.endpoints:
-                the = "" if container.state.is_running else "the "
+                the = "" if container.state.is_running and network is not None else "the "
                 raise Internal(f"container {container.id} is not connected to {the}network {name}")
             left = {key: value for key, value in container.record.endpoints.items() if key != name}
             container.record.endpoints = left

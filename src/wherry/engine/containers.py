@@ -553,7 +553,10 @@ class Containers:
         except NotFound as exc:
             raise NotFound(f"joining network namespace of container: {exc}") from exc
         if not other.state.is_running:
-            raise Conflict(f"cannot join network namespace of a non running container: {other.id}")
+            raise Conflict(
+                "cannot join network namespace of a non running container: "
+                f"container {other.name} is {other.state.status}"
+            )
         return other
 
     def _must_run(self, container: Container) -> None:

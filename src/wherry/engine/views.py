@@ -111,7 +111,7 @@ def inspect(
     record, state = container.record, container.state
     networks = endpoint_settings(container)
     settings = NetworkSettings(networks=networks)
-    if state.is_running:
+    if state.is_running and not record.host.network_mode.startswith("container:"):
         settings.sandbox_id = record.id
         settings.sandbox_key = f"/proc/{state.pid}/ns/net"
     bridge = networks.get("bridge")
