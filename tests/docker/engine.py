@@ -483,6 +483,18 @@ class Wherry(Engine):
             found |= more
         return sorted(found)
 
+    def bridges(self) -> list[str]:
+        """Those of its networks: its firewall table lists them."""
+        found = [self.bridge]
+        table = ["inet", f"wherry-{self.bridge}"]
+        listed = subprocess.run(
+            ["nft", "-j", "list", "set", *table, "bridges"], capture_output=True, check=False
+        )
+        if listed.returncode == 0:
+            for item in json.loads(listed.stdout)["nftables"]:
+                found += item.get("set", {}).get("elem", [])
+        return sorted(set(found))
+
     def stop(self) -> None:
         """End daemon and containers, and give back what they hold."""
         if self.process is not None and self.process.poll() is None:
@@ -514,8 +526,9 @@ class Wherry(Engine):
         deadline = time.monotonic() + 5
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.02)
-        if os.path.exists(f"/sys/class/net/{self.bridge}"):
-            subprocess.run(["ip", "link", "del", self.bridge], check=False)
+        for bridge in self.bridges():
+            if os.path.exists(f"/sys/class/net/{bridge}"):
+                subprocess.run(["ip", "link", "del", bridge], check=False)
         subprocess.run(
             ["nft", "delete", "table", "inet", f"wherry-{self.bridge}"], capture_output=True, check=False
         )

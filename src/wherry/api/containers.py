@@ -14,7 +14,13 @@ from wherry.engine.attach import AttachOptions
 from wherry.engine.logs import LogsOptions
 from wherry.errors import InvalidParameter, WherryError
 from wherry.model import wire
-from wherry.model.containers import ContainerConfig, ContainerCreate, ContainerUpdate
+from wherry.model.containers import (
+    ContainerConfig,
+    ContainerCreate,
+    ContainerUpdate,
+    EndpointSettings,
+    NetworkingConfig,
+)
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
@@ -50,10 +56,49 @@ async def create(call: Call) -> web.StreamResponse:
         body.shell = [body.shell]
     if call.version < versions.CONSOLE_SIZE and body.host_config is not None:
         body.host_config.console_size = (0, 0)
+    warnings = _settle_networks(body, call.version)
     created = await call.engine.containers.create(
         body, name=call.optional_text("name"), platform=call.optional_text("platform")
     )
+    created.warnings += warnings
     return call.json(created, status=201)
+
+
+def _settle_networks(body: ContainerCreate, version: versions.Version) -> list[str]:
+    """What clients of one version say about networks in the way of the newest; warnings. Docker's texts."""
+    networking = body.networking_config or NetworkingConfig()
+    endpoints = dict(networking.endpoints_config or {})
+    mode = (body.host_config.network_mode if body.host_config is not None else "") or "default"
+    is_old = version < versions.SEVERAL_NETWORKS
+    if is_old and len(endpoints) > 1:
+        raise InvalidParameter(
+            f"Container cannot be created with multiple network endpoints: {', '.join(endpoints)}"
+        )
+    if is_old:  # such a client has no other word for it than the container-wide one
+        for settings in endpoints.values():
+            settings.mac_address = ""
+    warnings: list[str] = []
+    if body.mac_address:
+        if mode in ("host", "none") or mode.startswith("container:"):
+            if is_old:
+                raise InvalidParameter("conflicting options: mac-address and the network mode")
+        else:
+            main = next((e for name, e in endpoints.items() if is_old or name == mode), None)
+            if main is None:
+                main = endpoints[mode] = EndpointSettings()
+            if main.mac_address not in ("", body.mac_address):
+                raise InvalidParameter(
+                    "the container-wide MAC address must match the endpoint-specific MAC address for the main"
+                    " network, or be left empty"
+                )
+            main.mac_address = body.mac_address
+        if not is_old:
+            warnings.append(
+                "The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig"
+                " instead."
+            )
+    body.networking_config = NetworkingConfig(endpoints_config=endpoints)
+    return warnings
 
 
 _CONFIG_KEYS = frozenset(field.encode_name.lower() for field in msgspec.structs.fields(ContainerConfig))

@@ -22,10 +22,12 @@ from wherry.model.containers import (
     ContainerUpdate,
     ContainerUpdated,
     ContainerWaited,
+    EndpointSettings,
 )
 from wherry.model.events import Event
 from wherry.model.execs import ExecCreate, ExecCreated, ExecInspect, ExecStart
 from wherry.model.images import AuthConfig
+from wherry.model.networks import NetworkCreate
 from wherry.model.system import Info, Version
 
 Filters = Mapping[str, list[str]]
@@ -146,6 +148,11 @@ class Events(Protocol):
 class Networks(Protocol):
     async def list(self, filters: Filters, /) -> list[Any]: ...
     async def inspect(self, name: str, /) -> Any: ...
+    async def create(self, body: NetworkCreate, /) -> Any: ...
+    async def remove(self, name: str, /) -> None: ...
+    async def prune(self, filters: Filters, /) -> Any: ...
+    async def connect(self, name: str, container: str, settings: EndpointSettings | None, /) -> None: ...
+    async def disconnect(self, name: str, container: str, /, *, force: bool) -> None: ...
 
 
 class Engine(Protocol):

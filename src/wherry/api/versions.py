@@ -25,6 +25,7 @@ SIGNAL_ON_STOP: Version = (1, 42)
 MULTIPLEXED_TYPE: Version = (1, 42)
 CONSOLE_SIZE: Version = (1, 42)
 SEVERAL_NETWORKS: Version = (1, 44)
+ENABLE_IPV4: Version = (1, 48)
 IMAGE_CREATE_EVENT: Version = (1, 46)
 
 _TEXT = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
@@ -69,6 +70,15 @@ def _drop(*path: str) -> Callable[[Json], None]:
     return change
 
 
+def _more_aliases(container: Json) -> None:
+    """What `DNSNames` says now was among the aliases once."""
+    networks: Json = (container.get("NetworkSettings") or {}).get("Networks") or {}
+    more = [container.get("Id", "")[:12], (container.get("Config") or {}).get("Hostname", "")]
+    for name, place in networks.items():
+        if name not in ("bridge", "host", "none", "default"):
+            place["Aliases"] = list(dict.fromkeys([*(place.get("Aliases") or ()), *filter(None, more)]))
+
+
 def _virtual_size(image: Json) -> None:
     image["VirtualSize"] = image.get("Size", 0)
 
@@ -89,12 +99,14 @@ def _container_fields(image: Json) -> None:
 _CHANGES: dict[str, list[tuple[Version, Callable[[Json], None]]]] = {
     "container": [
         ((1, 43), _drop("HostConfig", "Annotations")),
+        ((1, 45), _more_aliases),
         ((1, 48), _drop("ImageManifestDescriptor")),
     ],
     "container row": [
         ((1, 46), _drop("HostConfig", "Annotations")),
         ((1, 48), _drop("ImageManifestDescriptor")),
     ],
+    "network": [((1, 48), _drop("EnableIPv4"))],
     "image": [
         ((1, 44), _virtual_size),
         ((1, 48), _drop("Descriptor")),

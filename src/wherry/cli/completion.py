@@ -38,6 +38,11 @@ POSITIONAL: dict[str, str] = {
     "inspect": "anything",
     "kill": "running",
     "logs": "containers",
+    "network connect": "networks",
+    "network disconnect": "networks",
+    "network graph": "networks",
+    "network inspect": "networks",
+    "network rm": "networks",
     "pause": "running",
     "port": "running",
     "rename": "containers",
@@ -139,6 +144,7 @@ FILE_FLAGS = (
     "label-file",
     "mount",
     "output",
+    "svg",
     "volume",
     "config",
     "tlscacert",
@@ -154,7 +160,7 @@ def complete(session: Session, words: Sequence[str]) -> tuple[bool, Candidates]:
     *before, current = words or ("",)
     at, pending = _skip_flags(GLOBAL_ROWS, before, 0)
     if pending is not None:
-        return _flag_value(pending, current)
+        return _flag_value(session, pending, current)
     if at == len(before):
         if current.startswith("-"):
             return False, _flags(GLOBAL_ROWS, current)
@@ -182,7 +188,7 @@ def _complete_leaf(
     while True:
         at, pending = _skip_flags(command.rows, before, at)
         if pending is not None:
-            return _flag_value(pending, current)
+            return _flag_value(session, pending, current)
         if at >= len(before):
             break
         positional += 1
@@ -194,12 +200,14 @@ def _complete_leaf(
         name, equals, value = current[2:].partition("=")
         row = find_long(command.rows, name) if equals else None
         if row is not None:
-            files, found = _flag_value(row, value)
+            files, found = _flag_value(session, row, value)
             return files, [(f"--{name}={text}", about) for text, about in found]
         return False, _flags(command.rows, current)
     if leaf == "completion":
         return False, _matching([(shell, "") for shell in SHELLS], current)
     wanted = POSITIONAL.get(leaf, "")
+    if leaf in ("network connect", "network disconnect") and positional:
+        wanted = "containers" if positional == 1 else ""
     if positional and leaf in ONLY_FIRST:
         return wanted != "images" or leaf in ("run", "create"), []
     return wanted == "files", _matching(_names(session, wanted), current)
@@ -230,8 +238,12 @@ def _flags(rows: Sequence[Row], current: str) -> Candidates:
     return _matching(sorted(found), current)
 
 
-def _flag_value(row: Row, current: str) -> tuple[bool, Candidates]:
+def _flag_value(session: Session, row: Row, current: str) -> tuple[bool, Candidates]:
     name = row[0]
+    if name == "network":
+        return False, _matching(
+            _names(session, "networks") or [(value, "") for value in VALUES[name]], current
+        )
     if name in ("cap-add", "cap-drop"):
         return False, _matching([(value, "") for value in CAPABILITIES], current)
     if row[2] is BOOL:
@@ -265,6 +277,9 @@ def _names(session: Session, wanted: str) -> Candidates:
                 if wanted not in STATES or item.get("State") in STATES[wanted]:
                     about = f"{item.get('Image', '')} {item.get('Status', '')}"
                     found += [(name.removeprefix("/"), about) for name in items(item, "Names")]
+        if wanted in ("networks", "anything"):
+            for item in client.get("/networks"):
+                found.append((item.get("Name", ""), f"{item.get('Driver', '')} network"))
         if wanted in ("images", "anything"):
             for item in client.get("/images/json"):
                 found += [(tag, "image") for tag in items(item, "RepoTags") if tag != "<none>:<none>"]

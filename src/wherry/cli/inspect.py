@@ -105,7 +105,9 @@ def typed(value: Any, key: str = "", parent: str = "") -> Any:
     return made
 
 
-def _inspect_kind(kind: str) -> Callable[[Session, Options, list[str]], int]:
+def inspect_kind(kind: str) -> Callable[[Session, Options, list[str]], int]:
+    """The command that inspects things of one kind."""
+
     def run(session: Session, options: Options, arguments: list[str]) -> int:
         size = options.has("size") and options.on("size")
         return _show(
@@ -146,14 +148,14 @@ wherry inspect -f '{{json .NetworkSettings.Networks}}' web
 """,
     ),
     "container inspect": Command(
-        _inspect_kind("container"),
+        inspect_kind("container"),
         "[OPTIONS] CONTAINER [CONTAINER...]",
         (1, None),
         (SHORT_FORMAT_ROW, ("size", "s", BOOL, "Display total file sizes")),
         examples="wherry container inspect -f '{{.State.Status}}' web",
     ),
     "image inspect": Command(
-        _inspect_kind("image"),
+        inspect_kind("image"),
         "[OPTIONS] IMAGE [IMAGE...]",
         (1, None),
         (SHORT_FORMAT_ROW,),

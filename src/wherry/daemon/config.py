@@ -18,6 +18,7 @@ import wherry
 from wherry import plugins
 from wherry.engine.settings import EngineSettings, RuntimeSetting
 from wherry.errors import InvalidParameter
+from wherry.network.pools import PoolSetting, check_pool
 from wherry.registry.resolve import parse_insecure, parse_mirror
 
 DEFAULT_CONFIG = "/etc/wherry/daemon.json"
@@ -58,11 +59,14 @@ class Directive(msgspec.Struct, frozen=True):
 
 DIRECTIVES = (
     Directive("add-runtime", "runtimes", "runtimes", "Register an additional OCI runtime, NAME=PATH", "", "runtime"),
+    Directive("bip6", "bip6", "str", "IPv6 address of the default bridge, as fd00:17::1/64", "", "string"),
     Directive("bip", "bip", "str", "Address of the default bridge, as 172.20.0.1/16", "", "string"),
     Directive("bridge", "bridge", "str", 'Attach containers to this bridge; "none" for no default network', "b", "string"),
     Directive("cgroup-parent", "cgroup-parent", "str", "Parent cgroup of all containers", "", "string"),
     Directive("data-root", "data-root", "str", 'Where what lasts is kept (default "/var/lib/wherry")', "", "string"),
     Directive("debug", "debug", "bool", "Enable debug mode", "D"),
+    Directive("default-address-pool", "default-address-pools", "pools", "Where networks get their subnets from: base=CIDR,size=N", "", "pool-options"),
+    Directive("default-network-opt", "default-network-opts", "network-options", "Default options of new networks, DRIVER=KEY=VALUE", "", "mapmap"),
     Directive("default-runtime", "default-runtime", "str", 'OCI runtime of containers that ask for none (default "wherry")', "", "string"),
     Directive("default-shm-size", "default-shm-size", "size", "Size of /dev/shm (default 64MiB)", "", "bytes"),
     Directive("default-ulimit", "default-ulimits", "ulimits", "Default ulimits for containers, NAME=SOFT[:HARD]", "", "ulimit"),
@@ -71,9 +75,17 @@ DIRECTIVES = (
     Directive("dns-search", "dns-search", "list", "DNS search domains of containers", "", "list"),
     Directive("exec-root", "exec-root", "str", 'Where what vanishes at a reboot is kept (default "/run/wherry")', "", "string"),
     Directive("experimental", "experimental", "bool", "Enable experimental features"),
+    Directive("fixed-cidr", "fixed-cidr", "str", "The part of the default bridge's subnet that containers get", "", "string"),
+    Directive("fixed-cidr-v6", "fixed-cidr-v6", "str", "IPv6 subnet of the default bridge", "", "string"),
     Directive("firewall-accept", "firewall-accept", "bool", "Add one accept rule of ours where another firewall drops"),
     Directive("group", "group", "str", 'Group that may use the unix socket (default "docker")', "G", "string"),
     Directive("host", "hosts", "list", f"Socket to listen on (default {DEFAULT_HOST})", "H", "list"),
+    Directive("icc", "icc", "bool", "Let containers on the default bridge reach each other (default true)"),
+    Directive("ip-forward", "ip-forward", "bool", "Switch the host's forwarding on (default true)"),
+    Directive("ip-masq", "ip-masq", "bool", "Masquerade what leaves the default bridge (default true)"),
+    Directive("ip6tables", "ip6tables", "bool", "Make firewall rules for IPv6 (default true)"),
+    Directive("iptables", "iptables", "bool", "Make firewall rules (default true)"),
+    Directive("ipv6", "ipv6", "bool", "Give the default bridge IPv6"),
     Directive("init", "init", "bool", "Run an init inside every container"),
     Directive("init-path", "init-path", "str", "Path of that init", "", "string"),
     Directive("insecure-registry", "insecure-registries", "list", "Registries to use without verified TLS", "", "list"),
@@ -111,12 +123,6 @@ MEANINGLESS: Mapping[str, str] = {
     "storage-opts": "the storage drivers take no options",
     "max-concurrent-uploads": "there is no push yet",
     "max-download-attempts": "retries are bounded by time",
-    "icc": "not configurable yet",
-    "ip-masq": "not configurable yet",
-    "ip-forward": "not configurable yet",
-    "iptables": "not configurable yet",
-    "ip6tables": "not configurable yet",
-    "ipv6": "not configurable yet",
     "raw-logs": "logs are plain already",
 }
 """Keys of dockerd's that are taken, and change nothing: said once at start."""
@@ -226,7 +232,9 @@ def _add(flags: dict[str, Any], directive: Directive, text: str) -> None:
         flags[key] = int(text)
     elif kind == "size":
         flags[key] = parse_size(text)
-    elif kind in ("map", "runtimes", "ulimits"):
+    elif kind == "pools":
+        flags.setdefault(key, []).append(_parse_pool(text))
+    elif kind in ("map", "runtimes", "ulimits", "network-options"):
         item, separator, value = text.partition("=")
         if not separator or not item:
             raise InvalidParameter(f'invalid argument "{text}" for "{name}" flag: expected NAME=VALUE')
@@ -237,10 +245,35 @@ def _add(flags: dict[str, Any], directive: Directive, text: str) -> None:
             if not soft.lstrip("-").isdigit() or (hard and not hard.lstrip("-").isdigit()):
                 raise InvalidParameter(f"invalid ulimit argument: {text}")
             flags.setdefault(key, {})[item] = {"Name": item, "Soft": int(soft), "Hard": int(hard or soft)}
+        elif kind == "network-options":
+            option, equals, value = value.partition("=")
+            if not equals:
+                raise InvalidParameter(
+                    f'invalid argument "{text}" for "{name}" flag: expected DRIVER=KEY=VALUE'
+                )
+            flags.setdefault(key, {}).setdefault(item, {})[option] = value
         else:
             flags.setdefault(key, {})[item] = value
     else:
         flags[key] = text
+
+
+def _parse_pool(text: str) -> dict[str, Any]:
+    """`base=172.30.0.0/16,size=24` as the file has it. Docker's texts."""
+    pool: dict[str, Any] = {}
+    for field in text.split(","):
+        key, equals, value = field.partition("=")
+        if not equals:
+            raise InvalidParameter(f"invalid field '{field}' must be a key=value pair")
+        if key == "base":
+            pool["base"] = value
+        elif key == "size" and value.isdigit() and len(value) < 4:
+            pool["size"] = int(value)
+        elif key == "size":
+            raise InvalidParameter(f"invalid size value: {value}")
+        else:
+            raise InvalidParameter(f"unexpected key '{key}' in '{field}'")
+    return pool
 
 
 def parse_size(text: str) -> int:
@@ -368,6 +401,8 @@ _KINDS: dict[str, tuple[type, str]] = {
     "map": (dict, "an object of strings"),
     "runtimes": (dict, "an object of runtimes"),
     "ulimits": (dict, "an object of ulimits"),
+    "pools": (list, "a list of objects with base and size"),
+    "network-options": (dict, "an object of options by driver"),
 }
 
 
@@ -418,6 +453,8 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
         "bip": "bip", "mtu": "mtu", "firewall-accept": "firewall_accept", "cgroup-parent": "cgroup_parent",
         "default-shm-size": "default_shm_size", "seccomp-profile": "seccomp_profile",
         "no-new-privileges": "no_new_privileges", "max-concurrent-downloads": "max_concurrent_downloads",
+        "bip6": "bip6", "fixed-cidr": "fixed_cidr", "fixed-cidr-v6": "fixed_cidr_v6", "ipv6": "ipv6", "icc": "icc",
+        "ip-masq": "ip_masq", "ip-forward": "ip_forward", "iptables": "iptables", "ip6tables": "ip6tables",
         "init": "init", "init-path": "init_path", "debug": "debug",
     }  # fmt: skip
     engine: dict[str, Any] = {
@@ -429,6 +466,8 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
     ):  # fmt: skip
         if key in values:
             engine[field] = tuple(values[key])
+    engine["default_address_pools"] = _pools(values.get("default-address-pools", []))
+    engine["default_network_opts"] = _network_options(values.get("default-network-opts", {}))
     engine["runtimes"] = _runtimes(values.get("runtimes", {}))
     engine["default_ulimits"] = _ulimits(values.get("default-ulimits", {}))
     for field in ("data_root", "exec_root"):
@@ -476,6 +515,26 @@ def _runtimes(given: dict[str, Any]) -> dict[str, RuntimeSetting]:
         args: list[Any] = fields.get("runtimeArgs") or []
         found[name] = RuntimeSetting(path, tuple(str(arg) for arg in args))
     return found
+
+
+def _pools(given: list[Any]) -> tuple[tuple[str, int], ...]:
+    pools: list[tuple[str, int]] = []
+    for item in given:
+        fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+        base, size = fields.get("base"), fields.get("size")
+        if not isinstance(base, str) or not isinstance(size, int) or isinstance(size, bool):
+            raise InvalidParameter(f"default-address-pools: expected a base and a size, got {item!r}")
+        check_pool(PoolSetting(base, size))
+        pools.append((base, size))
+    return tuple(pools)
+
+
+def _network_options(given: dict[str, Any]) -> dict[str, dict[str, str]]:
+    for driver, options in given.items():
+        fields = cast("dict[str, Any]", options) if isinstance(options, dict) else {"": None}
+        if not all(isinstance(value, str) for value in fields.values()):
+            raise InvalidParameter(f"default-network-opts: {driver}: expected an object of strings")
+    return given
 
 
 def _ulimits(given: dict[str, Any]) -> dict[str, tuple[int, int]]:

@@ -25,6 +25,8 @@ from wherry.engine.attach import (
 )
 from wherry.engine.context import Context
 from wherry.engine.creation import (
+    check_combination,
+    check_endpoints,
     check_resources,
     check_restart_policy,
     parse_signal,
@@ -49,6 +51,7 @@ from wherry.model.containers import (
     ContainerUpdate,
     ContainerUpdated,
     ContainerWaited,
+    EndpointSettings,
     Resources,
 )
 from wherry.oci.digest import ChainID
@@ -86,6 +89,11 @@ class Containers:
             if matches:
                 raise InvalidParameter(f"Multiple IDs found with provided prefix: {text}")
         raise NotFound(f"No such container: {reference}")
+
+    def name_of(self, container_id: str) -> str:
+        """The container's name; its ID for one that is not shown."""
+        container = self._by_id.get(container_id)
+        return container.name if container is not None else container_id
 
     def all(self) -> list[Container]:
         return list(self._by_id.values())
@@ -134,7 +142,9 @@ class Containers:
             settings=context.settings,
             facts=context.facts,
         )
-        record.endpoints = {self._network_name(name): asked for name, asked in record.endpoints.items()}
+        record.endpoints = self._by_network_name(record)
+        check_endpoints(record.endpoints, context.networks.find, is_new=True)
+        check_combination(record.host, record.endpoints)
         bundle.security_options(record.host, context.settings)
         context.check_log(record.host.log_config)
         for other in record.host.volumes_from or ():
@@ -145,12 +155,15 @@ class Containers:
             raise Unsupported("--volumes-from is not supported yet: repeat that container's -v options")
         return record
 
-    def _network_name(self, text: str) -> str:
-        """The name of the network that `text` means now; a start says so if there still is none by then."""
-        try:
-            return self._context.networks.inspect(text).name
-        except NotFound:
-            return text
+    def _by_network_name(self, record: ContainerRecord) -> dict[str, EndpointSettings]:
+        """What is asked of each network, under the name it has now; a start says so if there still is none by then."""
+        named: dict[str, EndpointSettings] = {}
+        for text, asked in record.endpoints.items():
+            network = self._context.networks.find(text)
+            name = network.name if network is not None else text
+            if name not in named or named[name] == EndpointSettings():  # given by name and by ID
+                named[name] = asked
+        return named
 
     def _reserve_name(self, wanted: str | None, container_id: str) -> str:
         if wanted:
@@ -540,7 +553,10 @@ class Containers:
         except NotFound as exc:
             raise NotFound(f"joining network namespace of container: {exc}") from exc
         if not other.state.is_running:
-            raise Conflict(f"cannot join network namespace of a non running container: {other.id}")
+            raise Conflict(
+                "cannot join network namespace of a non running container: "
+                f"container {other.name} is {other.state.status}"
+            )
         return other
 
     def _must_run(self, container: Container) -> None:

@@ -112,6 +112,7 @@ class Context:
         }
 
     def etc_files(self, container_id: str) -> bundle.EtcFiles:
+        """The container's own; `container_id` is the other's where it shares another's network namespace."""
         paths = self.paths(container_id)
         return bundle.EtcFiles(
             hosts=paths["hosts"], hostname=paths["hostname"], resolv_conf=paths["resolv_conf"]

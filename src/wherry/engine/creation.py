@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -30,7 +30,8 @@ from wherry.model.containers import (
     Resources,
     RestartPolicy,
 )
-from wherry.network.driver import EndpointRequest
+from wherry.network.driver import EndpointRequest, NetworkConfig
+from wherry.network.requests import check_request
 
 MINIMUM_MEMORY = 6 << 20
 MAX_HOSTNAME = 64  # sethostname(2)
@@ -90,6 +91,7 @@ def plan_container(
     if config.hostname and host.uts_mode == "host":
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
     _check_host(host, facts)
+    _check_network_mode(body, host)
     _check_health(config)
     check_resources(host, facts)
     mounts = mounts_for(host)
@@ -102,8 +104,8 @@ def plan_container(
         if host.uts_mode == "host":
             config.hostname = facts.hostname
     asked = (body.networking_config and body.networking_config.endpoints_config) or {}
-    endpoints = {host.network_mode if name == "default" else name: asked[name] for name in asked}
-    endpoints.setdefault(host.network_mode, EndpointSettings())
+    given = {host.network_mode if name == "default" else name: asked[name] for name in asked}
+    endpoints = {host.network_mode: given.get(host.network_mode, EndpointSettings()), **given}
     return ContainerRecord(
         id=container_id,
         name=name,
@@ -123,19 +125,80 @@ def plan_container(
 
 def endpoint_requests(record: ContainerRecord) -> list[EndpointRequest]:
     """What the container asks of each of its networks, in the order of `record.endpoints`."""
-    return [_endpoint_request(name, asked) for name, asked in record.endpoints.items()]
+    return [endpoint_request(name, asked) for name, asked in record.endpoints.items()]
 
 
-def _endpoint_request(network: str, asked: EndpointSettings) -> EndpointRequest:
+def endpoint_request(network: str, asked: EndpointSettings) -> EndpointRequest:
     addresses = asked.ipam_config or EndpointIPAMConfig()
     return EndpointRequest(
         network=network,
         address=addresses.ipv4_address or "",
         address6=addresses.ipv6_address or "",
         mac=asked.mac_address,
+        interface=(asked.driver_opts or {}).get("com.docker.network.endpoint.ifname", ""),
+        link_local=tuple(addresses.link_local_ips or ()),
         priority=asked.gw_priority,
         aliases=tuple(asked.aliases or ()),
     )
+
+
+def check_endpoints(
+    endpoints: Mapping[str, EndpointSettings],
+    find_network: Callable[[str], NetworkConfig | None],
+    *,
+    is_new: bool = False,
+) -> None:
+    """Refuse what a network cannot give, with Docker's texts; `is_new`: as it says it when a container is made."""
+    for name, asked in endpoints.items():
+        network = find_network(name)
+        try:
+            check_request(
+                network.name if network is not None else name, endpoint_request(name, asked), network
+            )
+        except InvalidParameter as exc:
+            if not is_new:
+                raise
+            raise InvalidParameter(f"invalid config for network {name}: {exc}") from exc
+
+
+def check_combination(host: HostConfig, endpoints: Mapping[str, EndpointSettings]) -> None:
+    """Networks that cannot be together on one container. Docker's texts."""
+    if len(endpoints) < 2:
+        return
+    if host.network_mode.startswith("container:") or "host" in endpoints:
+        raise InvalidParameter(
+            "container sharing network namespace with another container or host cannot be connected to any other"
+            " network"
+        )
+    if "none" in endpoints:
+        raise InvalidParameter(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+        )
+
+
+def _check_network_mode(config: ContainerConfig, host: HostConfig) -> None:
+    """Options that mean nothing in a namespace that is not the container's own. Docker's texts."""
+    mode = host.network_mode
+    if mode == "host" and host.links:
+        raise InvalidParameter(
+            "conflicting options: host type networking can't be used with links. This would result in undefined"
+            " behavior"
+        )
+    if not mode.startswith("container:"):
+        return
+    if not mode.removeprefix("container:"):
+        raise InvalidParameter("invalid network mode: invalid container format container:<name|id>")
+    conflicts = {
+        "hostname and the network mode": config.hostname,
+        "container type network can't be used with links. This would result in undefined behavior": host.links,
+        "dns and the network mode": host.dns,
+        "custom host-to-IP mapping and the network mode": host.extra_hosts,
+        "port publishing and the container type network mode": host.port_bindings or host.publish_all_ports,
+        "port exposing and the container type network mode": config.exposed_ports,
+    }
+    for text, is_given in conflicts.items():
+        if is_given:
+            raise InvalidParameter(f"conflicting options: {text}")
 
 
 def _merge_config(body: ContainerCreate, image: ImageDefaults | None) -> ContainerConfig:

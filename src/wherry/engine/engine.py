@@ -13,6 +13,7 @@ import sqlite3
 from contextlib import AsyncExitStack
 
 import wherry
+from wherry.engine.connecting import Connecting
 from wherry.engine.containers import Containers
 from wherry.engine.context import Context
 from wherry.engine.events import Events
@@ -25,6 +26,7 @@ from wherry.engine.settings import EngineSettings
 from wherry.engine.system import System, host_facts
 from wherry.errors import Conflict, NotFound, Unsupported
 from wherry.network.networks import Networks, NetworkSettings
+from wherry.network.pools import DEFAULT_POOLS, PoolSetting
 from wherry.registry.client import Client
 from wherry.registry.fetch import Registry
 from wherry.registry.resolve import Endpoints
@@ -49,7 +51,10 @@ class Engine:
         self.execs = execs
         self.images = context.images
         self.networks = NetworkDirectory(
-            context.networks, lambda container_id: containers.find(container_id).name
+            context.networks,
+            containers.name_of,
+            connecting=Connecting(context, containers.find),
+            events=context.events,
         )
         self.events = context.events
         self.system = system
@@ -74,12 +79,7 @@ class Engine:
             undo.push_async_callback(registry.close)
             networks = await Networks.open(
                 store.database,
-                NetworkSettings(
-                    bridge=settings.bridge,
-                    bip=settings.bip,
-                    mtu=settings.mtu,
-                    firewall_accept=settings.firewall_accept,
-                ),
+                network_settings(settings),
             )
             undo.push_async_callback(networks.close)
             launcher = await Launching.open(settings.exec_root)
@@ -131,6 +131,28 @@ class Engine:
         await self._context.settle()
         await self._context.networks.remove_all()
         await self.launcher.stop()
+
+
+def network_settings(settings: EngineSettings) -> NetworkSettings:
+    """The part of the settings that is about networks."""
+    pools = tuple(PoolSetting(base, size) for base, size in settings.default_address_pools)
+    return NetworkSettings(
+        bridge=settings.bridge,
+        bip=settings.bip,
+        bip6=settings.bip6,
+        fixed_cidr=settings.fixed_cidr,
+        fixed_cidr_v6=settings.fixed_cidr_v6,
+        default_address_pools=pools or DEFAULT_POOLS,
+        default_network_opts=settings.default_network_opts,
+        ipv6=settings.ipv6,
+        mtu=settings.mtu,
+        icc=settings.icc,
+        ip_masq=settings.ip_masq,
+        ip_forward=settings.ip_forward,
+        iptables=settings.iptables,
+        ip6tables=settings.ip6tables,
+        firewall_accept=settings.firewall_accept,
+    )
 
 
 def make_roots(settings: EngineSettings) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -19,13 +19,15 @@ import msgspec
 
 from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
+from wherry.engine.connecting import network_attributes
 from wherry.engine.context import Context
 from wherry.engine.creation import endpoint_requests, parse_signal
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
-from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, NotModified, WherryError
+from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import ContainerWaited
+from wherry.network.driver import Endpoint
 from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
 
@@ -107,13 +109,19 @@ class Lifecycle:
         if not mode.startswith("container:"):
             try:
                 attachment = await context.networks.acquire(container.id, endpoint_requests(record))
-            except NotFound as exc:
-                raise NotFound(f"failed to set up container networking: {exc}") from exc
+            except WherryError as exc:
+                raise type(exc)(f"failed to set up container networking: {exc}") from exc
+            self._tell_networks("connect", container, attachment.endpoints)
             state.endpoints = dict(zip(record.endpoints, attachment.endpoints, strict=True))
             sandbox = attachment.sandbox
         container.mark("network ready")
         killpoint("start:network-ready")
-        seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
+        other = find_running(mode) if mode.startswith("container:") else None
+        if other is not None:
+            self._share_names(container, other)
+        seccomp = self._write_bundle(
+            container, joined, directory, has_sandbox=sandbox is not None, shares_with=other
+        )
         container.mark("bundle written")
         killpoint("start:bundle-written")
         runtime = record.host.runtime
@@ -132,6 +140,19 @@ class Lifecycle:
         await created
         killpoint("start:created")
         return shim
+
+    def _share_names(self, container: Container, other: Container) -> None:
+        """Who shares a network namespace shares the name in it, as in Docker."""
+        if other is container:
+            raise Internal("cannot join own network namespace")  # Docker's text
+        container.record.config.hostname = other.record.config.hostname
+        container.record.config.domainname = other.record.config.domainname
+
+    def _tell_networks(self, action: str, container: Container, endpoints: Iterable[Endpoint]) -> None:
+        for endpoint in endpoints:
+            network = self._context.networks.inspect(endpoint.network_id)
+            attributes = {**network_attributes(network), "container": container.id}
+            self._context.events.emit("network", action, network.id, attributes)
 
     async def _launch(self, container: Container, shim: Shim) -> int:
         """Hand the waiting clients to the shim and release the process; its pid. All requests go out at once."""
@@ -168,11 +189,18 @@ class Lifecycle:
         )
 
     def _write_bundle(
-        self, container: Container, joined: bundle.Joined, directory: str, *, has_sandbox: bool
+        self,
+        container: Container,
+        joined: bundle.Joined,
+        directory: str,
+        *,
+        has_sandbox: bool,
+        shares_with: Container | None,
     ) -> str | None:
         """config.json and the /etc files on disk; the path of the compiled seccomp filter."""
         context, record = self._context, container.record
-        context.write_etc_files(container)
+        if shares_with is None:
+            context.write_etc_files(container)
         for mount in record.mounts:
             if mount.create_source and not os.path.exists(mount.source):
                 os.makedirs(mount.source, exist_ok=True)
@@ -186,7 +214,7 @@ class Lifecycle:
             record,
             settings=context.settings,
             facts=context.facts,
-            etc=context.etc_files(container.id),
+            etc=context.etc_files(shares_with.id if shares_with is not None else container.id),
             joined=joined,
             has_sandbox=has_sandbox,
             seccomp=profile,
@@ -275,6 +303,7 @@ class Lifecycle:
             state.pid = 0
             shim, container.shim = container.shim, None
             await context.networks.release(container.id)
+            self._tell_networks("disconnect", container, state.endpoints.values())
             state.endpoints = {}
             killpoint("exit:network-released")
             auto_remove = container.record.host.auto_remove

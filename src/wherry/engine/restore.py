@@ -16,6 +16,7 @@ import time
 import msgspec
 
 from wherry.engine.attach import answer_wait
+from wherry.engine.connecting import Connecting
 from wherry.engine.containers import CONDITIONS, Containers
 from wherry.engine.context import Context
 from wherry.engine.execs import Execs
@@ -99,6 +100,7 @@ async def _reconnect(context: Context, containers: Containers, execs: Execs, con
         return False
     _mark_running(container, "paused" if status["status"] == "paused" else "running")
     state.pid = int(status["pid"])
+    await Connecting(context, containers.find).mend(container)
     state.endpoints = {
         context.networks.inspect(endpoint.network_id).name: endpoint
         for endpoint in context.networks.endpoints_of(container.id)

@@ -25,6 +25,17 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_opts: dict[str, str] = {}
     bridge: str = "wherry0"
     bip: str = ""
+    bip6: str = ""
+    fixed_cidr: str = ""
+    fixed_cidr_v6: str = ""
+    default_address_pools: tuple[tuple[str, int], ...] = ()  # base and size; empty: Docker's
+    default_network_opts: dict[str, dict[str, str]] = {}  # by driver
+    ipv6: bool = False
+    icc: bool = True
+    ip_masq: bool = True
+    ip_forward: bool = True
+    iptables: bool = True
+    ip6tables: bool = True
     mtu: int = 1500
     firewall_accept: bool = False
     cgroup_parent: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import UNSET
 
@@ -24,6 +24,7 @@ from wherry.model.containers import (
     SummaryHostConfig,
     SummaryNetworkSettings,
 )
+from wherry.network.creation import PREDEFINED
 
 Filters = Mapping[str, list[str]]
 
@@ -74,6 +75,8 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
             driver_opts=asked.driver_opts,
             gw_priority=asked.gw_priority,
         )
+        if container.state.started_ns and name not in PREDEFINED:
+            settings.dns_names = dns_names(container, asked.aliases or ())
         endpoint = container.state.endpoints.get(name)
         if endpoint is not None and container.state.is_running:
             settings.network_id = endpoint.network_id
@@ -89,6 +92,13 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
     return shown
 
 
+def dns_names(container: Container, aliases: Sequence[str]) -> list[str]:
+    """What the container is called on a user's network, in Docker's order; the first is what its address resolves to."""
+    record = container.record
+    names = [record.name, *aliases, record.id[:12], record.config.hostname]
+    return list(dict.fromkeys(name for name in names if name))
+
+
 def inspect(
     container: Container,
     *,
@@ -101,7 +111,7 @@ def inspect(
     record, state = container.record, container.state
     networks = endpoint_settings(container)
     settings = NetworkSettings(networks=networks)
-    if state.is_running:
+    if state.is_running and not record.host.network_mode.startswith("container:"):
         settings.sandbox_id = record.id
         settings.sandbox_key = f"/proc/{state.pid}/ns/net"
     bridge = networks.get("bridge")
@@ -112,6 +122,9 @@ def inspect(
         settings.gateway = bridge.gateway
         settings.ip_address = bridge.ip_address
         settings.ip_prefix_len = bridge.ip_prefix_len
+        settings.ipv6_gateway = bridge.ipv6_gateway
+        settings.global_ipv6_address = bridge.global_ipv6_address
+        settings.global_ipv6_prefix_len = bridge.global_ipv6_prefix_len
         settings.mac_address = bridge.mac_address
     if state.is_running and record.config.exposed_ports is not UNSET:
         settings.ports = dict.fromkeys(record.config.exposed_ports)

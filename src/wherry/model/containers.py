@@ -251,6 +251,7 @@ class ContainerCreate(ContainerConfig):
 
     host_config: HostConfig | None = None
     networking_config: NetworkingConfig | None = None
+    mac_address: str = ""  # where clients before 1.44 say it: of the main network
 
 
 class ContainerUpdate(Resources):

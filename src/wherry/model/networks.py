@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import field
 
+from wherry.model.containers import EndpointSettings
 from wherry.model.wire import Wire, capital_words
 
 
@@ -19,7 +20,7 @@ class IPAMConfig(Wire, omit_defaults=True, rename=capital_words):
 class IPAM(Wire):
     """Where a network's addresses come from."""
 
-    driver: str = "default"
+    driver: str = ""
     options: dict[str, str] | None = None
     config: list[IPAMConfig] | None = None
 
@@ -57,3 +58,44 @@ class NetworkResource(Wire, kw_only=True, rename=capital_words):
     containers: dict[str, EndpointResource] = {}
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+
+
+class NetworkCreate(Wire, kw_only=True, rename=capital_words):
+    """Body of POST /networks/create. `None`: not said."""
+
+    name: str = ""
+    driver: str = ""
+    scope: str = ""
+    enable_ipv4: bool | None = None
+    enable_ipv6: bool | None = None
+    ipam: IPAM | None = None
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    config_from: ConfigReference | None = None
+    options: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+class NetworkCreated(Wire):
+    id: str
+    warning: str = ""
+
+
+class NetworkConnect(Wire):
+    """Body of POST /networks/{id}/connect."""
+
+    container: str = ""
+    endpoint_config: EndpointSettings | None = None
+
+
+class NetworkDisconnect(Wire):
+    """Body of POST /networks/{id}/disconnect."""
+
+    container: str = ""
+    force: bool = False
+
+
+class NetworksPruned(Wire):
+    networks_deleted: list[str] | None = None

@@ -7,6 +7,7 @@ gone. What still arrives for it would be taken for an answer and handed to whoev
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ _CT_DELETE = 0x0102  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
 _REQUEST, _ACK = 0x1, 0x4
 _NESTED = 0x8000
 _TUPLE_ORIG, _FILTER = 1, 25  # CTA_…
-_TUPLE_IP, _IP_SOURCE = 1, 1
+_TUPLE_IP, _IP_SOURCE, _IP6_SOURCE = 1, 1, 3
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
 _SOURCE_FLAG = 1  # CTA_FILTER_FLAG(CTA_IP_SRC)
 
@@ -34,17 +35,20 @@ def forget(address: str) -> bool:
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
     ) as channel:
         channel.bind((0, 0))
-        channel.send(_message(socket.inet_aton(address)))
+        channel.send(_message(ipaddress.ip_address(address)))
         code = -struct.unpack_from("=i", channel.recv(1 << 16), 16)[0]
     if code not in (0, errno.ENOENT, errno.EINVAL):
         raise OSError(code, f"forget connections of {address}: {os.strerror(code)}")
     return code != errno.EINVAL
 
 
-def _message(source: bytes) -> bytes:
+def _message(source: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
+    family, attribute = (
+        (socket.AF_INET, _IP_SOURCE) if source.version == 4 else (socket.AF_INET6, _IP6_SOURCE)
+    )
     body = (
-        struct.pack("=BBH", socket.AF_INET, 0, 0)
-        + _nest(_TUPLE_ORIG, _nest(_TUPLE_IP, _attribute(_IP_SOURCE, source)))
+        struct.pack("=BBH", family, 0, 0)
+        + _nest(_TUPLE_ORIG, _nest(_TUPLE_IP, _attribute(attribute, source.packed)))
         + _nest(
             _FILTER,
             _attribute(_FILTER_ORIG_FLAGS, struct.pack("=I", _SOURCE_FLAG))

@@ -7,6 +7,7 @@ container's place on one network; a container has one on each of its networks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -22,6 +23,7 @@ class AddressPool(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str = ""  # empty: there is none
     ip_range: str = ""  # where addresses are taken from; empty: the whole subnet
     auxiliary: dict[str, str] = {}  # never given out, by the name the administrator gave each
+    automatic: bool = False  # wherry chose the subnet: nobody may ask for an address in it, as in Docker
 
     @property
     def is_ipv6(self) -> bool:
@@ -42,8 +44,19 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     attachable: bool = False
     icc: bool = True
     masquerade: bool = True
+    gateway_mode: str = "nat"  # IPv4: nat, nat-unprotected, routed or isolated
+    gateway_mode6: str = "nat"
+    inhibit_ipv4: bool = False  # the bridge gets no IPv4 address: somebody else is the gateway
+    parent: str = ""  # macvlan and ipvlan: the host's interface
+    mode: str = ""  # of macvlan or ipvlan
+    flag: str = ""  # of ipvlan
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    ipam_driver: str = "default"
+    ipam_options: dict[str, str] | None = None  # shown as given
+    scope: str = "local"
+    config_only: bool = False  # a template for others
+    config_from: str = ""
 
     @property
     def ipv4(self) -> AddressPool | None:
@@ -52,6 +65,21 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ipv6(self) -> AddressPool | None:
         return next((pool for pool in self.pools if pool.is_ipv6), None)
+
+    @property
+    def is_routed_by_device(self) -> bool:
+        """Whether the default route names the interface and no gateway."""
+        return self.driver == "ipvlan" and self.mode in ("l3", "l3s") and not self.internal
+
+    @property
+    def has_way_out(self) -> bool:
+        """Whether its gateway leads anywhere: not where a network is internal, or hangs on a dummy of ours."""
+        return not self.internal and not (self.parent and "parent" not in self.options)
+
+    def masquerades(self, *, ipv6: bool) -> bool:
+        """Whether what leaves the network carries the host's address."""
+        mode = self.gateway_mode6 if ipv6 else self.gateway_mode
+        return self.masquerade and mode.startswith("nat") and not self.internal
 
 
 class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +90,7 @@ class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True):
     address6: str = ""
     mac: str = ""
     interface: str = ""  # its name inside
+    link_local: tuple[str, ...] = ()  # further addresses of 169.254.0.0/16 and fe80::/10
     priority: int = 0  # the highest of a container's networks is its default gateway
     aliases: tuple[str, ...] = ()
 
@@ -78,6 +107,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     address6: str = ""
     prefix_length6: int = 0
     gateway6: str = ""
+    link_local: tuple[str, ...] = ()
     mac: str = ""
     interface: str = ""  # inside; empty on host and none
     priority: int = 0
@@ -105,7 +135,14 @@ class NetworkDriver(Protocol):
         ...
 
     async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
-        """Give `sandbox` its interface and addresses on `network`. The default route is `choose_gateway`'s."""
+        """Give `sandbox` its interface and addresses on `network`. The default route is `routing.py`'s.
+
+        `sandbox` may be a running container's.
+        """
+        ...
+
+    def check(self, network: NetworkConfig, others: Iterable[NetworkConfig]) -> None:
+        """Refuse a new network that the host, or one of `others`, has no room for. Raises WherryError."""
         ...
 
     async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> bool:

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -27,17 +27,26 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _EXCL, _CREATE, _REPLACE = 0x1, 0x4, 0x300, 0x200, 0x400, 0x100
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
-_NEWROUTE, _GETROUTE = 24, 26
+_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 
 # attributes: linux/if_link.h, if_addr.h, rtnetlink.h, veth.h
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 _IFLA_PROTINFO, _IFLA_OPERSTATE, _IFLA_IFALIAS, _IFLA_NET_NS_FD = 12, 16, 20, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER, _IFLA_BRPORT_ISOLATED = 1, 2, 1, 33
+_IFLA_MACVLAN_MODE, _IFLA_IPVLAN_MODE, _IFLA_IPVLAN_FLAGS, _IFLA_VLAN_ID = 1, 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _NESTED = 0x8000
 _OPERATIONAL = b"\6"  # IF_OPER_UP
-_TABLE_MAIN, _PROTO_BOOT, _SCOPE_UNIVERSE, _UNICAST = 254, 3, 0, 1
+_TABLE_MAIN, _PROTO_BOOT, _SCOPE_UNIVERSE, _SCOPE_LINK, _UNICAST = 254, 3, 0, 253, 1
+
+MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
+IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
+
+IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change mask
@@ -82,14 +91,17 @@ class Links:
     def close(self) -> None:
         self._socket.close()
 
-    def add_bridge(self, name: str, *, mac: str, mtu: int) -> None:
+    def add_bridge(self, name: str, *, mac: str = "", mtu: int = 0) -> None:
+        """Without `mac` and `mtu` the kernel chooses."""
         body = (
             _IFINFO.pack(0, 0, 0, 0, 0)
             + _text(_IFLA_IFNAME, name)
-            + _attribute(_IFLA_ADDRESS, _mac_bytes(mac))
-            + _number(_IFLA_MTU, mtu)
             + _attribute(_IFLA_LINKINFO | _NESTED, _text(_IFLA_INFO_KIND, "bridge"))
         )
+        if mac:
+            body += _attribute(_IFLA_ADDRESS, _mac_bytes(mac))
+        if mtu:
+            body += _number(_IFLA_MTU, mtu)
         self._request(f"add bridge {name}", _NEWLINK, _CREATE | _EXCL, body)
 
     def add_veth(self, name: str, *, mtu: int, peer: str, peer_netns: int) -> None:
@@ -147,30 +159,100 @@ class Links:
         """Remove an interface. Sleeps: call it in a thread. ENODEV when it is gone already."""
         self._request(f"delete interface {index}", _DELLINK, 0, _IFINFO.pack(0, 0, index, 0, 0))
 
-    def add_address(self, index: int, address: str, prefix_length: int) -> None:
-        network = ipaddress.IPv4Network((address, prefix_length), strict=False)
-        packed = socket.inet_aton(address)
+    def add_dummy(self, name: str) -> None:
+        """An interface that leads nowhere, for networks without a parent of their own."""
         body = (
-            _IFADDR.pack(socket.AF_INET, prefix_length, 0, _SCOPE_UNIVERSE, index)
+            _IFINFO.pack(0, 0, 0, 0, 0)
+            + _text(_IFLA_IFNAME, name)
+            + _attribute(_IFLA_LINKINFO | _NESTED, _text(_IFLA_INFO_KIND, "dummy"))
+        )
+        self._request(f"add dummy interface {name}", _NEWLINK, _CREATE | _EXCL, body)
+
+    def add_vlan(self, name: str, *, parent: int, vlan: int) -> None:
+        """The part of `parent`'s traffic that is tagged with `vlan`, as an interface."""
+        data = _attribute(_IFLA_VLAN_ID, struct.pack("=H", vlan))
+        self._add_on(name, parent, "vlan", data)
+
+    def add_macvlan(self, name: str, *, parent: int, mode: str, netns: int, mtu: int) -> None:
+        """An interface with a MAC address of its own on `parent`, in the namespace behind `netns`."""
+        self._add_on(name, parent, "macvlan", _number(_IFLA_MACVLAN_MODE, MACVLAN_MODES[mode]), netns, mtu)
+
+    def add_ipvlan(self, name: str, *, parent: int, mode: str, flag: str, netns: int, mtu: int) -> None:
+        """An interface that shares `parent`'s MAC address, in the namespace behind `netns`."""
+        data = _attribute(_IFLA_IPVLAN_MODE, struct.pack("=H", IPVLAN_MODES[mode]))
+        data += _attribute(_IFLA_IPVLAN_FLAGS, struct.pack("=H", IPVLAN_FLAGS[flag]))
+        self._add_on(name, parent, "ipvlan", data, netns, mtu)
+
+    def _add_on(
+        self, name: str, parent: int, kind: str, data: bytes, netns: int | None = None, mtu: int = 0
+    ) -> None:
+        info = _text(_IFLA_INFO_KIND, kind) + _attribute(_IFLA_INFO_DATA | _NESTED, data)
+        body = (
+            _IFINFO.pack(0, 0, 0, 0, 0)
+            + _text(_IFLA_IFNAME, name)
+            + _number(_IFLA_LINK, parent)
+            + _attribute(_IFLA_LINKINFO | _NESTED, info)
+        )
+        if mtu:
+            body += _number(_IFLA_MTU, mtu)
+        if netns is not None:
+            body += _number(_IFLA_NET_NS_FD, netns)
+        self._request(f"add {kind} {name}", _NEWLINK, _CREATE | _EXCL, body)
+
+    def add_address(self, index: int, address: str, prefix_length: int) -> None:
+        """IPv4 or IPv6; the latter is good at once, whoever else may have it (no DAD)."""
+        interface = ipaddress.ip_interface(f"{address}/{prefix_length}")
+        flags = 0 if interface.version == 4 else _IFA_F_NODAD
+        packed = interface.ip.packed
+        body = (
+            _IFADDR.pack(_family(interface), prefix_length, flags, _SCOPE_UNIVERSE, index)
             + _attribute(_IFA_LOCAL, packed)
             + _attribute(_IFA_ADDRESS, packed)
-            + _attribute(_IFA_BROADCAST, network.broadcast_address.packed)
         )
+        if interface.version == 4:
+            body += _attribute(_IFA_BROADCAST, interface.network.broadcast_address.packed)
         self._request(f"add address {address}/{prefix_length}", _NEWADDR, _CREATE | _REPLACE, body)
 
+    def add_link_local(self, index: int, addresses: Iterable[str]) -> None:
+        """Further addresses that are good on this link alone."""
+        for address in addresses:
+            self.add_address(index, address, 64 if ":" in address else 16)
+
     def remove_address(self, index: int, address: str, prefix_length: int) -> None:
-        body = _IFADDR.pack(socket.AF_INET, prefix_length, 0, 0, index) + _attribute(
-            _IFA_LOCAL, socket.inet_aton(address)
-        )
+        ip = ipaddress.ip_address(address)
+        body = _IFADDR.pack(_family(ip), prefix_length, 0, 0, index) + _attribute(_IFA_LOCAL, ip.packed)
         self._request(f"remove address {address}/{prefix_length}", _DELADDR, 0, body)
 
     def add_default_route(self, index: int, gateway: str) -> None:
+        """Replaces the one of the same family. An empty `gateway`: see `add_device_route`."""
+        ip = ipaddress.ip_address(gateway)
         body = (
-            _RTMSG.pack(socket.AF_INET, 0, 0, 0, _TABLE_MAIN, _PROTO_BOOT, _SCOPE_UNIVERSE, _UNICAST, 0)
-            + _attribute(_RTA_GATEWAY, socket.inet_aton(gateway))
+            _RTMSG.pack(_family(ip), 0, 0, 0, _TABLE_MAIN, _PROTO_BOOT, _SCOPE_UNIVERSE, _UNICAST, 0)
+            + _attribute(_RTA_GATEWAY, ip.packed)
             + _number(_RTA_OIF, index)
         )
         self._request(f"add default route via {gateway}", _NEWROUTE, _CREATE | _REPLACE, body)
+
+    def add_device_route(self, index: int, *, ipv6: bool) -> None:
+        """A default route out of an interface behind which everybody is: ipvlan's l3 modes."""
+        family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        scope = _SCOPE_UNIVERSE if ipv6 else _SCOPE_LINK
+        body = _RTMSG.pack(family, 0, 0, 0, _TABLE_MAIN, _PROTO_BOOT, scope, _UNICAST, 0) + _number(
+            _RTA_OIF, index
+        )
+        self._request(f"add default route over interface {index}", _NEWROUTE, _CREATE | _REPLACE, body)
+
+    def remove_default_routes(self, *, ipv6: bool) -> None:
+        """Every default route of the family; there may be none."""
+        family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        body = _RTMSG.pack(family, 0, 0, 0, _TABLE_MAIN, 0, 255, 0, 0)
+        for _ in range(64):
+            try:
+                self._request("remove default route", _DELROUTE, 0, body)
+            except OSError as exc:
+                if exc.errno in (errno.ESRCH, errno.ENOENT):  # ENOENT: IPv6 without any route
+                    return
+                raise
 
     def get(self, index: int) -> Link:
         """The interface `index`; ENODEV when there is none."""
@@ -197,27 +279,35 @@ class Links:
             _parse_link(body) for body in self._dump("list interfaces", _GETLINK, _IFINFO.pack(0, 0, 0, 0, 0))
         ]
 
-    def addresses(self) -> list[tuple[int, ipaddress.IPv4Interface]]:
-        """Every IPv4 address with the index of its interface."""
-        found: list[tuple[int, ipaddress.IPv4Interface]] = []
-        for body in self._dump("list addresses", _GETADDR, _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0)):
-            family, prefix_length, _, _, index = _IFADDR.unpack_from(body)
-            attributes = dict(_attributes(body, _IFADDR.size))
-            packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
-            if family == socket.AF_INET and packed is not None:
-                found.append((index, ipaddress.IPv4Interface((packed, prefix_length))))
+    def addresses(self) -> list[tuple[int, IPInterface]]:
+        """Every address with the index of its interface, IPv4 first; link-local IPv6 left out."""
+        found: list[tuple[int, IPInterface]] = []
+        for wanted in (socket.AF_INET, socket.AF_INET6):
+            for body in self._dump("list addresses", _GETADDR, _IFADDR.pack(wanted, 0, 0, 0, 0)):
+                family, prefix_length, _, _, index = _IFADDR.unpack_from(body)
+                attributes = dict(_attributes(body, _IFADDR.size))
+                packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+                if family != wanted or packed is None:
+                    continue
+                address = ipaddress.ip_interface((packed, prefix_length))
+                if not (family == socket.AF_INET6 and address.is_link_local):
+                    found.append((index, address))
         return found
 
-    def routes(self) -> list[tuple[int, ipaddress.IPv4Network]]:
-        """IPv4 destinations of unicast routes, the default route left out, with their interfaces' indexes."""
-        found: list[tuple[int, ipaddress.IPv4Network]] = []
-        for body in self._dump("list routes", _GETROUTE, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
-            fields = _RTMSG.unpack_from(body)
-            attributes = dict(_attributes(body, _RTMSG.size))
-            destination = attributes.get(_RTA_DST)
-            if fields[0] == socket.AF_INET and fields[7] == _UNICAST and destination is not None:
-                index = struct.unpack("=I", attributes.get(_RTA_OIF, b"\0\0\0\0"))[0]
-                found.append((index, ipaddress.IPv4Network((destination, fields[1]), strict=False)))
+    def routes(self) -> list[tuple[int, IPNetwork]]:
+        """Destinations of unicast routes, default and link-local routes left out, with their interfaces' indexes."""
+        found: list[tuple[int, IPNetwork]] = []
+        for wanted in (socket.AF_INET, socket.AF_INET6):
+            for body in self._dump("list routes", _GETROUTE, _RTMSG.pack(wanted, 0, 0, 0, 0, 0, 0, 0, 0)):
+                fields = _RTMSG.unpack_from(body)
+                attributes = dict(_attributes(body, _RTMSG.size))
+                destination = attributes.get(_RTA_DST)
+                if fields[0] != wanted or fields[7] != _UNICAST or destination is None:
+                    continue
+                network = ipaddress.ip_network((destination, fields[1]), strict=False)
+                if not (wanted == socket.AF_INET6 and (network.is_link_local or network.is_multicast)):
+                    index = struct.unpack("=I", attributes.get(_RTA_OIF, b"\0\0\0\0"))[0]
+                    found.append((index, network))
         return found
 
     def _get_link(self, what: str, body: bytes) -> Link:
@@ -257,6 +347,10 @@ class Links:
                 yield body
                 if not is_dump:
                     return
+
+
+def _family(ip: IPInterface | ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    return socket.AF_INET if ip.version == 4 else socket.AF_INET6
 
 
 def _parse_link(body: bytes) -> Link:

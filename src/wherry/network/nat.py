@@ -8,8 +8,11 @@ container: starting a container changes no rule.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from wherry.errors import Internal
@@ -18,23 +21,36 @@ from wherry.network.driver import NetworkConfig
 
 _log = logging.getLogger(__name__)
 
-_IP_FORWARD = "/proc/sys/net/ipv4/ip_forward"
+_FORWARD = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
+_INTERFACES6 = "/proc/sys/net/ipv6/conf"
 
 
 class Firewall:
     """Our table, kept in step with the networks that were added."""
 
     def __init__(
-        self, table: str, *, accept: bool = False, is_enabled: bool = True, owns_forwarding: bool
+        self,
+        table: str,
+        *,
+        accept: bool = False,
+        is_enabled: bool = True,
+        has_ipv6: bool = True,
+        owns_forwarding: bool = False,
     ) -> None:
         self.table = table
         self._accept = accept
         self._is_enabled = is_enabled
-        self._guards_routes = owns_forwarding
+        self._has_ipv6 = has_ipv6
+        self._guards = {4} if owns_forwarding else set[int]()
         self._networks: dict[str, NetworkConfig] = {}
         self._lock = asyncio.Lock()
+        self._is_batching = False
         self._warnings: list[str] = []
         self._applied: list[dict[str, Any]] = []  # our table as the kernel listed it when it was right
+
+    def guard_routes(self, version: int) -> None:
+        """From the next `add` on, keep the host from routing for others: wherry switched that on, for this family."""
+        self._guards.add(version)
 
     async def add(self, network: NetworkConfig) -> None:
         """Let `network`'s rules be in force. Called again, it puts them right."""
@@ -46,6 +62,17 @@ class Firewall:
         async with self._lock:
             if self._networks.pop(network.id, None) is not None:
                 await self._apply()
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncGenerator[None]:
+        """Changes inside come into force together at the end: each costs a whole replacement."""
+        self._is_batching = True
+        try:
+            yield
+        finally:
+            self._is_batching = False
+        async with self._lock:
+            await self._apply()
 
     async def restore(self) -> None:
         """Put our rules back where somebody changed them."""
@@ -78,7 +105,7 @@ class Firewall:
                 await self._settle()
 
     async def _apply(self) -> None:
-        if self._is_enabled:
+        if self._is_enabled and not self._is_batching:
             await asyncio.to_thread(self._replace)
             if self._accept:
                 await self._settle()
@@ -93,7 +120,7 @@ class Firewall:
             _log.warning("cannot look at the host's other firewall rules: %s", exc)
 
     def _replace(self) -> None:
-        nft.run(render(self.table, self._networks.values(), guards_routes=self._guards_routes))
+        nft.run(render(self.table, self._networks.values(), guards=self._guards, ipv6=self._has_ipv6))
         self._applied = self._listing()
 
     def _listing(self) -> list[dict[str, Any]]:
@@ -103,15 +130,32 @@ class Firewall:
             return []  # there is none
 
 
-def is_forwarding() -> bool:
-    with open(_IP_FORWARD, "rb") as file:
+def is_forwarding(version: int = 4) -> bool:
+    with open(_FORWARD[version], "rb") as file:
         return file.read(1) != b"0"
 
 
-def enable_forwarding() -> None:
-    """Let the host route between interfaces."""
-    with open(_IP_FORWARD, "wb", buffering=0) as file:
+def enable_forwarding(version: int = 4) -> None:
+    """Let the host route between interfaces.
+
+    With IPv6, a host that routes no longer listens to routers itself, and would lose its own default route: where
+    it does listen now, it is told to go on (accept_ra 2).
+    """
+    if version == 6:
+        for name in os.listdir(_INTERFACES6):
+            _keep_listening(f"{_INTERFACES6}/{name}/accept_ra")
+    with open(_FORWARD[version], "wb", buffering=0) as file:
         file.write(b"1")
+
+
+def _keep_listening(path: str) -> None:
+    try:
+        with open(path, "r+b", buffering=0) as file:
+            if file.read(1) == b"1":
+                file.write(b"2")
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.ENODEV):  # it has gone meanwhile
+            raise
 
 
 def boot_id() -> str:
@@ -131,49 +175,53 @@ _ROUTE_GUARD = f"""
 		drop"""
 
 
-def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool) -> str:
-    """The commands that replace our table by one for `networks`; without networks, that remove it."""
-    ours = [(n, n.ipv4.subnet) for n in networks if n.interface and n.ipv4]
+def render(table: str, networks: Iterable[NetworkConfig], *, guards: Iterable[int], ipv6: bool = True) -> str:
+    """The commands that replace our table by one for `networks`; without networks, that remove it.
+
+    `guards`: for which address families (4, 6) the host is kept from routing for others. Without `ipv6` there
+    are no rules for it: all of it passes.
+    """
+    ours = [n for n in networks if n.interface and n.pools]
     clear = (
         f"table inet {table}\ndelete table inet {table}\n"  # the first line so that the second cannot fail
     )
     if not ours:
         return clear
-    bridges = [f'"{n.interface}"' for n, _ in ours]
-    closed = [f'"{n.interface}"' for n, _ in ours if not n.icc]
-    internal = [f'"{n.interface}"' for n, _ in ours if n.internal]
-    # Where addresses are not translated, answers come to the container's own: the forward chain tells
-    # them apart.
-    guarded = [subnet for n, subnet in ours if n.masquerade or n.internal]
-    homes = [f'{subnet} . "{n.interface}"' for n, subnet in ours]
-    masqueraded = [subnet for n, subnet in ours if n.masquerade and not n.internal]
-    guard = _ROUTE_GUARD if guards_routes else ""
+    bridges = [f'"{n.interface}"' for n in ours]
+    closed = [f'"{n.interface}"' for n in ours if not n.icc]
+    internal = [f'"{n.interface}"' for n in ours if n.internal]
+    guard = "".join(f"\n\t\tmeta nfproto ipv{version} jump routed" for version in sorted(guards))
+    passes6 = "" if ipv6 else "\n\t\tmeta nfproto ipv6 accept"
+    routed = f"\n\tchain routed {{{_ROUTE_GUARD}\n\t}}\n" if guard else ""
     return f"""{clear}table inet {table} {{
 	comment "made and kept right by wherryd: changes here are lost"
 
 	set bridges {{ type ifname; {_elements(bridges)}}}
 	set closed {{ type ifname; {_elements(closed)}}}
 	set internal {{ type ifname; {_elements(internal)}}}
-	set guarded {{ type ipv4_addr; flags interval; {_elements(guarded)}}}
-	set homes {{ type ipv4_addr . ifname; flags interval; {_elements(homes)}}}
-	set masqueraded {{ type ipv4_addr; flags interval; {_elements(masqueraded)}}}
-
+{_sets(ours, 4)}{_sets(ours if ipv6 else [], 6)}
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
 		# a container's own address is for its bridge and this host: other machines use published ports
 		iifname != "lo" ip daddr @guarded ip daddr . iifname != @homes drop
+		iifname != "lo" ip6 daddr @guarded6 ip6 daddr . iifname != @homes6 drop
 	}}
 
 	chain forward {{
-		type filter hook forward priority filter; policy accept;
+		type filter hook forward priority filter; policy accept;{passes6}
 		oifname @bridges jump inward
 		iifname @internal drop{guard}
 	}}
-
+{routed}
 	chain inward {{
 		ct state established,related accept
+		# where the kernel shows bridged packets here (br_netfilter): neighbours find each other
+		icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
 		ip daddr . iifname @homes jump within
+		ip6 daddr . iifname @homes6 jump within
 		ct status dnat oifname != @internal accept
+		ip daddr @unprotected accept
+		ip6 daddr @unprotected6 accept
 		drop
 	}}
 
@@ -185,8 +233,37 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool
 	chain postrouting {{
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr @masqueraded ip saddr . oifname != @homes masquerade
+		ip6 saddr @masqueraded6 ip6 saddr . oifname != @homes6 masquerade
 	}}
 }}
+"""
+
+
+def _sets(networks: list[NetworkConfig], version: int) -> str:
+    """What is per address family; the sets of IPv6 have a 6 at the end of their names."""
+    six = version == 6
+    suffix = "6" if six else ""
+    homes: list[str] = []
+    guarded: list[str] = []
+    masqueraded: list[str] = []
+    unprotected: list[str] = []
+    for network in networks:
+        subnets = [pool.subnet for pool in network.pools if pool.is_ipv6 == six]
+        mode = network.gateway_mode6 if six else network.gateway_mode
+        homes += [f'{subnet} . "{network.interface}"' for subnet in subnets]
+        # Where addresses are not translated, answers come to the container's own: the forward chain tells
+        # them apart.
+        if network.masquerades(ipv6=six):
+            masqueraded += subnets
+        if (network.masquerades(ipv6=six) and mode != "nat-unprotected") or network.internal:
+            guarded += subnets
+        if mode == "nat-unprotected" and not network.internal:
+            unprotected += subnets
+    kind = f"ipv{version}_addr"
+    return f"""	set guarded{suffix} {{ type {kind}; flags interval; {_elements(guarded)}}}
+	set homes{suffix} {{ type {kind} . ifname; flags interval; {_elements(homes)}}}
+	set masqueraded{suffix} {{ type {kind}; flags interval; {_elements(masqueraded)}}}
+	set unprotected{suffix} {{ type {kind}; flags interval; {_elements(unprotected)}}}
 """
 
 

@@ -27,11 +27,15 @@ class RuleWatch:
 
     def __init__(self, words: Sequence[str], on_change: Callable[[], Awaitable[None]]) -> None:
         """`words`: names and comments, one of which every rule or table of ours carries."""
-        self._words = tuple(word.encode() + b"\0" for word in words)
+        self._words = {word.encode() + b"\0" for word in words}
         self._on_change = on_change
         self._socket: socket.socket | None = None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    def add(self, word: str) -> None:
+        """One more word to look out for."""
+        self._words.add(word.encode() + b"\0")
 
     def start(self) -> None:
         """OSError where the kernel has no nftables."""

@@ -6,7 +6,8 @@ descriptor and process are gone, so are the namespace and both ends of every vet
 killed leaves no pool.
 
 Making a sandbox with its veth costs about 1.5 ms; taking a ready one costs nothing. A pool is refilled once
-the burst that emptied it is over, or at once when it runs low.
+the burst that emptied it is over, or at once when it runs low. One of a network that somebody made is *elastic*:
+it holds nothing until it is used, grows with use, and lets go of everything when it has not been used for a while.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _LOOPBACK = 1  # the kernel gives `lo` the first index in every namespace
 
 POOL_SIZE = 6
 """Sandboxes kept ready per pool. Each costs the kernel some 100 KiB and the daemon two descriptors."""
+
+IDLE_S = 30.0
+"""How long an elastic pool keeps what nobody takes."""
 
 REFILL_DELAY_S = 0.05
 """How long after the last start an unhurried refill waits, so as not to compete with that start for the
@@ -86,8 +90,8 @@ class Maker:
     def run(self, step: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, step)
 
-    def make(self, *, ipv6: bool = False) -> Sandbox:
-        """A namespace with `lo` up and, unless asked for, no IPv6. For the maker's thread only."""
+    def make(self) -> Sandbox:
+        """A namespace with `lo` up and no IPv6. For the maker's thread only."""
         if self._libc.unshare(_CLONE_NEWNET):
             raise _error("unshare(CLONE_NEWNET)")
         try:
@@ -99,19 +103,39 @@ class Maker:
                 raise
             sandbox = Sandbox(netns, links)
             try:
-                if not ipv6:
-                    disable_ipv6("all", "default")
+                disable_ipv6("all", "default")
                 links.change(_LOOPBACK, up=True)
             except BaseException:
                 sandbox.close()
                 raise
         finally:
-            if self._libc.setns(self._host, _CLONE_NEWNET):
-                # This thread would go on making the host's veths in the wrong place: it
-                # must not go on at all.
-                self._thread.shutdown(wait=False, cancel_futures=True)
-                raise _error("setns: cannot return to the host's network namespace")
+            self._return()
         return sandbox
+
+    def enter(self, netns: int, step: Callable[[], T]) -> T:
+        """The result of `step`, carried out inside the namespace. For the maker's thread only."""
+        if self._libc.setns(netns, _CLONE_NEWNET):
+            raise _error("setns")
+        try:
+            return step()
+        finally:
+            self._return()
+
+    def adopt(self, netns: int) -> Sandbox:
+        """A sandbox over a running container's namespace; `netns` is its own from here on. Maker's thread only."""
+        try:
+            links = self.enter(netns, Links)
+        except BaseException:
+            os.close(netns)
+            raise
+        return Sandbox(netns, links)
+
+    def _return(self) -> None:
+        if self._libc.setns(self._host, _CLONE_NEWNET):
+            # This thread would go on making the host's veths in the wrong place: it
+            # must not go on at all.
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            raise _error("setns: cannot return to the host's network namespace")
 
     def close(self) -> None:
         """Wait for what is being made, then end."""
@@ -124,10 +148,15 @@ class Maker:
 class Pool:
     """A few sandboxes made ahead by `make`, which runs in the maker's thread."""
 
-    def __init__(self, maker: Maker, make: Callable[[], Sandbox], size: int = POOL_SIZE) -> None:
+    def __init__(
+        self, maker: Maker, make: Callable[[], Sandbox], size: int = POOL_SIZE, *, elastic: bool = False
+    ) -> None:
         self._maker = maker
         self._make = make
-        self._size = size
+        self._most = size
+        self._size = 0 if elastic else size  # how many are kept ready now
+        self._is_elastic = elastic
+        self._idle: asyncio.TimerHandle | None = None
         self._ready: deque[Sandbox] = deque()
         self._waiting: deque[asyncio.Future[Sandbox]] = deque()
         self._filling: asyncio.Task[None] | None = None
@@ -139,6 +168,8 @@ class Pool:
 
     async def take(self) -> Sandbox:
         """A ready sandbox, or the next one made. It is the caller's to close."""
+        if self._is_elastic:
+            self._grow()
         if self._ready:
             sandbox = self._ready.popleft()
             self.refill(delay_s=REFILL_DELAY_S if 2 * len(self._ready) >= self._size else 0)
@@ -152,6 +183,18 @@ class Pool:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._ready.append(waiter.result())  # it came in the very moment we were cancelled
             raise
+
+    def _grow(self) -> None:
+        """One more is kept ready with every take but the first: a network with a single container costs nothing."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._size = min(self._most, self._size + 1)
+        self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._shrink)
+
+    def _shrink(self) -> None:
+        self._idle = None
+        self._size = 0
+        self.discard()
 
     def refill(self, *, delay_s: float = 0) -> None:
         """Begin to fill up, after `delay_s` without another `take`."""
@@ -172,8 +215,9 @@ class Pool:
 
     async def close(self) -> None:
         self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._idle):
+            if timer is not None:
+                timer.cancel()
         if self._filling is not None:
             await asyncio.wait([self._filling])
         for waiter in self._waiting:
@@ -213,17 +257,28 @@ def disable_ipv6(*interfaces: str) -> None:
     Acts on the calling thread's network namespace. A kernel without IPv6 is fine.
     """
     for interface in interfaces:
-        for setting, value in (("disable_ipv6", b"1"), ("accept_ra", b"0")):
-            try:
-                descriptor = os.open(
-                    f"/proc/sys/net/ipv6/conf/{interface}/{setting}", os.O_WRONLY | os.O_CLOEXEC
-                )
-            except FileNotFoundError:
-                continue
-            try:
-                os.write(descriptor, value)
-            finally:
-                os.close(descriptor)
+        _set(interface, disable_ipv6=1, accept_ra=0)
+
+
+def enable_ipv6(*interfaces: str) -> None:
+    """Turn IPv6 on where a network has it: without router advertisements, and addresses good at once (no DAD).
+
+    Acts on the calling thread's network namespace.
+    """
+    for interface in interfaces:
+        _set(interface, accept_ra=0, accept_dad=0, dad_transmits=0, disable_ipv6=0)
+
+
+def _set(interface: str, **settings: int) -> None:
+    for setting, value in settings.items():
+        try:
+            descriptor = os.open(f"/proc/sys/net/ipv6/conf/{interface}/{setting}", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.write(descriptor, str(value).encode())
+        finally:
+            os.close(descriptor)
 
 
 def _error(what: str) -> OSError:

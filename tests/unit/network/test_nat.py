@@ -297,14 +297,14 @@ def test_forwarding_is_switched_on(host: None) -> None:
 
 
 def test_without_networks_there_is_no_table() -> None:
-    assert nat.render("wherry", [], guards_routes=True) == "table inet wherry\ndelete table inet wherry\n"
+    assert nat.render("wherry", [], guards=[4]) == "table inet wherry\ndelete table inet wherry\n"
 
 
 def test_a_text_is_carried_out_as_a_whole_or_not_at_all(host: None) -> None:
-    nft.run(nat.render("wherry", [network(1), network(2, icc=False)], guards_routes=True))
+    nft.run(nat.render("wherry", [network(1), network(2, icc=False)], guards=[4]))
     listed = nft.listing("list table inet wherry")
     names = {item["chain"]["name"] for item in listed if "chain" in item}
-    assert names == {"prerouting", "forward", "inward", "within", "postrouting"}
+    assert names == {"prerouting", "forward", "routed", "inward", "within", "postrouting"}
     with pytest.raises(Internal, match="nftables refused: "):
         nft.run("flush chain inet wherry inward\nadd rule inet wherry nosuch accept\n")
     with pytest.raises(Internal, match="nftables refused: "):

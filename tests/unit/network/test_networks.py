@@ -21,6 +21,7 @@ from wherry.network import connections
 from wherry.network.driver import AddressPool, EndpointRequest, NetworkConfig
 from wherry.network.links import Link, Links
 from wherry.network.networks import Networks, NetworkSettings
+from wherry.network.pools import PoolSetting
 from wherry.store.database import Database
 
 
@@ -311,6 +312,7 @@ VICTIM = """
 import asyncio, os, sys
 from wherry.network.driver import EndpointRequest
 from wherry.network.networks import Networks, NetworkSettings
+from wherry.network.pools import PoolSetting
 from wherry.store.database import Database
 
 ON_BRIDGE = [EndpointRequest(network="bridge")]
@@ -536,7 +538,7 @@ async def test_two_daemons_stand_side_by_side(networks: Networks, tmp_path: Path
         (NetworkSettings(bridge="a/b"), "'a/b'"),
         (NetworkSettings(bip="10.0.0.1"), "10.0.0.1"),
         (NetworkSettings(mtu=1), "MTU 1"),
-        (NetworkSettings(default_address_pools=("10.0.0.1/8",)), "'10.0.0.1/8'"),
+        (NetworkSettings(default_address_pools=(PoolSetting("10.0.0.1/8", 24),)), "'10.0.0.1/8'"),
     ],
 )
 async def test_bad_settings_are_refused_and_name_the_value(

@@ -16,18 +16,21 @@ import ipaddress
 import logging
 import secrets
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from wherry.errors import Internal, InvalidParameter
+from wherry.errors import Forbidden, Internal, InvalidParameter
 from wherry.network import connections
 from wherry.network.defaults import OUR_BRIDGES
 from wherry.network.driver import Endpoint, NetworkConfig
 from wherry.network.links import Link, Links
 from wherry.network.nat import Firewall
-from wherry.network.sandboxes import POOL_SIZE, Maker, Pool, Sandbox, disable_ipv6
+from wherry.network.sandboxes import POOL_SIZE, Maker, Pool, Sandbox, disable_ipv6, enable_ipv6
 
 _log = logging.getLogger(__name__)
 
+_DEFAULT = "bridge"
+"""The network whose pool is filled before anybody asks."""
 _INSIDE = "eth0"
 _SWEEP_DELAY_S = 1.0
 _NAME_ATTEMPTS = 8
@@ -63,11 +66,23 @@ class Bridge:
         side = self._sides.get(network.id)
         if side is None:
             side = self._sides[network.id] = _Side(index)
-            side.pool = Pool(self._maker, functools.partial(self._make, network, side))
+            make = functools.partial(self._make, network, side)
+            side.pool = Pool(self._maker, make, elastic=network.name != _DEFAULT)
         elif side.index != index:
             side.index = index
             side.pool.discard()
         await self._firewall.add(network)
+
+    def check(self, network: NetworkConfig, others: Iterable[NetworkConfig]) -> None:
+        for other in others:
+            if other.interface == network.interface:  # Docker's text
+                raise Forbidden(
+                    f"cannot create network {network.id} ({network.interface}): conflicts with network {other.id} "
+                    f"({other.interface}): networks have same bridge name"
+                )
+        link = self._links.find(_bridge(network))
+        if link is not None and link.kind != "bridge":
+            raise InvalidParameter(f"interface {link.name} is not a bridge: choose another name")
 
     async def remove(self, network: NetworkConfig) -> None:
         await self._drop_side(network)
@@ -99,14 +114,19 @@ class Bridge:
             )
             sandbox.indexes[network.id] = index
         sandbox.links.change(index, mac=endpoint.mac)
-        sandbox.links.add_address(index, endpoint.address, endpoint.prefix_length)
+        if endpoint.address:
+            sandbox.links.add_address(index, endpoint.address, endpoint.prefix_length)
+        if endpoint.address6:
+            sandbox.links.add_address(index, endpoint.address6, endpoint.prefix_length6)
+        sandbox.links.add_link_local(index, endpoint.link_local)
         self._links.change(port, alias=f"{_port_alias(network)} {endpoint.container_id[:12]}")
 
     async def disconnect(self, network: NetworkConfig, endpoint: Endpoint) -> bool:
         port = self._links.find(interface_name(endpoint.id))
         if port is not None:
             self._detach(network, port)
-        return await asyncio.get_running_loop().run_in_executor(self._forgetter, _forget, endpoint.address)
+        addresses = [address for address in (endpoint.address, endpoint.address6) if address]
+        return await asyncio.get_running_loop().run_in_executor(self._forgetter, _forget, addresses)
 
     async def reconcile(self, network: NetworkConfig, live: list[Endpoint]) -> None:
         names = {interface_name(endpoint.id) for endpoint in live}
@@ -176,7 +196,6 @@ class Bridge:
             )
         self._put_address_right(network, link)
         if link.mac.startswith(OUR_BRIDGES):
-            disable_ipv6(name)
             self._links.change(link.index, mtu=network.mtu, alias="wherry bridge", up=True)
         elif not link.is_up:
             self._links.change(link.index, up=True)
@@ -184,18 +203,24 @@ class Bridge:
         return link.index
 
     def _put_address_right(self, network: NetworkConfig, link: Link) -> None:
-        """Give the bridge its address, and if it is ours, no other."""
-        pool = network.ipv4
-        if pool is None or not pool.gateway:
-            return
-        wanted = ipaddress.IPv4Interface(f"{pool.gateway}/{pool.subnet.partition('/')[2]}")
+        """Give the bridge its addresses, and if it is ours, no others."""
+        is_ours = link.mac.startswith(OUR_BRIDGES)
+        if network.ipv6 is not None:
+            enable_ipv6(link.name)
+        elif is_ours:
+            disable_ipv6(link.name)
+        wanted = [
+            ipaddress.ip_interface(f"{pool.gateway}/{pool.subnet.partition('/')[2]}")
+            for pool in network.pools
+            if pool.gateway and not (network.inhibit_ipv4 and not pool.is_ipv6)
+        ]
         present = [address for index, address in self._links.addresses() if index == link.index]
-        if wanted not in present:
-            self._links.add_address(link.index, str(wanted.ip), wanted.network.prefixlen)
-        if link.mac.startswith(OUR_BRIDGES):
-            for address in present:
-                if address != wanted:
-                    self._links.remove_address(link.index, str(address.ip), address.network.prefixlen)
+        for address in wanted:
+            if address not in present:
+                self._links.add_address(link.index, str(address.ip), address.network.prefixlen)
+        for address in present if is_ours else ():
+            if address not in wanted:
+                self._links.remove_address(link.index, str(address.ip), address.network.prefixlen)
 
     def _take_ports_back(self, network: NetworkConfig, bridge: int) -> None:
         """Put ports back that somebody took off the bridge, or that were on one that somebody deleted."""
@@ -251,6 +276,8 @@ class Bridge:
             if not network.icc:
                 host.isolate(port)
             peer = sandbox.links.index_of(inside)
+            if network.ipv6 is not None:
+                self._maker.enter(sandbox.netns, lambda: enable_ipv6("lo", inside))
             sandbox.links.change(peer, up=True)
             _await_ready(sandbox.links, peer)
             _await_ready(host, port)
@@ -301,9 +328,9 @@ def _await_ready(links: Links, index: int) -> None:
         time.sleep(0.001)
 
 
-def _forget(address: str) -> bool:
+def _forget(addresses: list[str]) -> bool:
     try:
-        return connections.forget(address)
+        return all([connections.forget(address) for address in addresses])
     except OSError as exc:
         _log.warning("%s", exc)
         return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from wherry.network.driver import Endpoint, NetworkConfig
 from wherry.network.nat import Firewall
 from wherry.network.sandboxes import Maker, Sandbox
@@ -14,6 +16,9 @@ class Host:
         pass
 
     async def create(self, network: NetworkConfig) -> None:
+        pass
+
+    def check(self, network: NetworkConfig, others: Iterable[NetworkConfig]) -> None:
         pass
 
     async def remove(self, network: NetworkConfig) -> None:

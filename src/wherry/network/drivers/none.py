@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from wherry.network.driver import Endpoint, NetworkConfig
 from wherry.network.nat import Firewall
 from wherry.network.sandboxes import Maker, Pool, Sandbox
@@ -15,6 +17,9 @@ class NoNetwork:
 
     async def create(self, network: NetworkConfig) -> None:
         self._pool.refill()
+
+    def check(self, network: NetworkConfig, others: Iterable[NetworkConfig]) -> None:
+        pass
 
     async def remove(self, network: NetworkConfig) -> None:
         pass
