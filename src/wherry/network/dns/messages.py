@@ -102,9 +102,7 @@ def truncated(query: Query, data: bytes) -> bytes:
     """Instead of somebody's answer `data` that is too long: the same without records, marked as cut."""
     (flags,) = struct.unpack_from("!H", data, 2)
     tail = _OPT_RECORD if query.has_edns else b""
-    return (
-        _HEADER.pack(query.id, flags | _TRUNCATED, 1, 0, 0, 1 if tail else 0) + query.question + tail
-    )
+    return _HEADER.pack(query.id, flags | _TRUNCATED, 1, 0, 0, 1 if tail else 0) + query.question + tail
 
 
 def with_id(data: bytes, number: int) -> bytes:
@@ -123,7 +121,11 @@ def answers_to(data: bytes, number: int, question: bytes) -> int | None:
     if found != number or not flags & _RESPONSE:
         return None
     code = flags & 15
-    if questions == 0 and len(data) == _HEADER.size and code in (FORMAT_ERROR, SERVER_FAILURE, NOT_IMPLEMENTED, REFUSED):
+    if (
+        questions == 0
+        and len(data) == _HEADER.size
+        and code in (FORMAT_ERROR, SERVER_FAILURE, NOT_IMPLEMENTED, REFUSED)
+    ):
         return code
     start = _HEADER.size
     if questions != 1 or data[start : start + len(question)].lower() != question.lower():

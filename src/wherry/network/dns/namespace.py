@@ -34,12 +34,12 @@ add table ip wherry_names
 delete table ip wherry_names
 table ip wherry_names {{
     chain output {{
-        type nat hook output priority dstnat; policy accept;
+        type nat hook output priority -100; policy accept;
         ip daddr {address} udp dport {port} dnat to {address}:{udp}
         ip daddr {address} tcp dport {port} dnat to {address}:{tcp}
     }}
     chain postrouting {{
-        type nat hook postrouting priority srcnat; policy accept;
+        type nat hook postrouting priority 100; policy accept;
         ip saddr {address} udp sport {udp} snat to {address}:{port}
         ip saddr {address} tcp sport {tcp} snat to {address}:{port}
     }}
@@ -118,22 +118,34 @@ def _listen(port: int) -> NameSockets:
 
 
 class Visitor:
-    """A thread that steps into other network namespaces to open sockets there."""
+    """A thread that steps into other network namespaces to open sockets there, and back."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="names")
         self._libc = ctypes.CDLL(None, use_errno=True)
+        self._host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def run(self, netns: int, step: Callable[[], T]) -> asyncio.Future[T]:
-        """Run `step` in the namespace that the descriptor `netns` names. It must stay open until then."""
+        """Run `step` in the namespace that the descriptor `netns` names. Close that with `close_after` only."""
 
         def visit() -> T:
-            if self._libc.setns(netns, _CLONE_NEWNET):
-                code = ctypes.get_errno()
-                raise OSError(code, f"setns: {os.strerror(code)}")
-            return step()  # and stay: nothing else runs in this thread
+            self._enter(netns)
+            try:
+                return step()
+            finally:
+                self._enter(self._host)  # staying would keep a namespace whose container has gone
 
         return asyncio.get_running_loop().run_in_executor(self._thread, visit)
 
+    def close_after(self, netns: int) -> None:
+        """Close a namespace's descriptor once the visits are over that were asked for before."""
+        self._thread.submit(os.close, netns)
+
     def close(self) -> None:
         self._thread.shutdown()
+        os.close(self._host)
+
+    def _enter(self, netns: int) -> None:
+        if self._libc.setns(netns, _CLONE_NEWNET):
+            code = ctypes.get_errno()
+            raise OSError(code, f"setns: {os.strerror(code)}")

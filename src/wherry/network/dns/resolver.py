@@ -24,8 +24,8 @@ TTL = 600
 """Docker's. (The C library does not keep answers.)"""
 MAX_FORWARDED = 1024
 """Questions of one container under way to other resolvers: Docker's bound. More are refused."""
-MAX_CONNECTIONS = 64
-MAX_PER_CONNECTION = 32
+MAX_CONNECTIONS = 32
+MAX_PER_CONNECTION = 8
 """Questions of one TCP connection under way; it is not read further meanwhile."""
 IDLE_S = 10.0
 _BURST = 16
@@ -39,7 +39,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """What a container may ask about, and whom for the rest."""
 
     networks: tuple[str, ...]  # ids, in the order in which they are asked
-    links: dict[bytes, bytes] = {}  # names that only this container uses, and what they stand for
+    links: dict[str, dict[bytes, bytes]] = {}  # by network: names that only this container uses, and what for
     servers: tuple[str, ...] = ()  # `--dns`; empty: the host's
     is_external: bool = True  # False: every network is internal, nothing goes out
     keeps_single_labels: bool = False  # the user set ndots: names without a dot are not asked of others
@@ -76,7 +76,9 @@ class Resolver:
             connection.close()
         self._sockets.close()
 
-    def handle(self, data: bytes, send: Callable[[bytes], None], *, is_stream: bool) -> asyncio.Task[None] | None:
+    def handle(
+        self, data: bytes, send: Callable[[bytes], None], *, is_stream: bool
+    ) -> asyncio.Task[None] | None:
         """Answer the message by `send`: now, or when the task returned is done."""
         try:
             query = messages.parse_query(data)
@@ -91,7 +93,9 @@ class Resolver:
         if answer is not None:
             send(answer)
             return None
-        task = asyncio.get_running_loop().create_task(self._pass_on(query, data, send, limit, is_stream=is_stream))
+        task = asyncio.get_running_loop().create_task(
+            self._pass_on(query, data, send, limit, is_stream=is_stream)
+        )
         self._forwarding.add(task)
         task.add_done_callback(self._forwarding.discard)
         return task
@@ -153,7 +157,9 @@ class Resolver:
         if len(self._connections) >= MAX_CONNECTIONS:
             sock.close()
             return
-        self._connections.add(_Connection(sock, self.handle, self._connections.discard))
+        connection = _Connection(sock, self.handle, self._connections.discard)
+        self._connections.add(connection)
+        connection.start()
 
 
 class _Connection:
@@ -177,6 +183,8 @@ class _Connection:
         self._is_closed = False
         self._is_at_end = False
         self._timer = self._loop.call_later(IDLE_S, self.close)
+
+    def start(self) -> None:
         self._go_on()
 
     def close(self) -> None:
@@ -218,6 +226,9 @@ class _Connection:
         if len(self._in) < 2:
             return None
         size = int.from_bytes(self._in[:2])
+        if size > _MAX_QUERY:
+            self.close()
+            return None
         if len(self._in) < 2 + size:
             return None
         message = bytes(self._in[2 : 2 + size])
@@ -226,7 +237,7 @@ class _Connection:
 
     def _on_readable(self) -> None:
         try:
-            data = self._sock.recv(messages.MAX_SIZE)
+            data = self._sock.recv(_MAX_QUERY)
         except BlockingIOError:
             return
         except OSError:
@@ -274,3 +285,10 @@ class _Connection:
         self._flush()
         if not self._is_closed:
             self._go_on()
+
+
+def _pointer(name: bytes) -> list[bytes]:
+    try:
+        return [messages.encode_name(name)]
+    except ValueError:
+        return []  # a container's or network's name with parts of more than 63 bytes

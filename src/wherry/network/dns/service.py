@@ -27,14 +27,14 @@ class NameService:
     def __init__(self) -> None:
         self.zone = Zone()
         self._host_file = HostFile()
-        self._visitor: Visitor | None = None
+        self._visitor = Visitor()
         self._resolvers: dict[str, tuple[Resolver, int]] = {}  # with the network namespace
         self._forwarded = 0
         self._max_forwarded = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _DESCRIPTORS_PER_QUESTION
 
     async def open_sockets(self, netns: int) -> NameSockets:
         """Sockets and rules in a namespace that was made without."""
-        return await self._visit().run(netns, open_here)
+        return await self._visitor.run(netns, open_here)
 
     def serve(self, container_id: str, sockets: NameSockets, netns: int, view: View) -> None:
         """Answer what arrives at `sockets`, which are ours from here on; of `netns` a copy is kept."""
@@ -62,20 +62,16 @@ class NameService:
         found = self._resolvers.pop(container_id, None)
         if found is not None:
             found[0].close()
-            os.close(found[1])
+            self._visitor.close_after(found[1])
 
     def close(self) -> None:
         for container_id in list(self._resolvers):
             self.stop(container_id)
-        if self._visitor is not None:
-            self._visitor.close()
+        self._visitor.close()
 
-    def _visit(self) -> Visitor:
-        if self._visitor is None:
-            self._visitor = Visitor()
-        return self._visitor
-
-    async def _ask(self, netns: int, view: View, query: Query, data: bytes, *, is_stream: bool) -> bytes | None:
+    async def _ask(
+        self, netns: int, view: View, query: Query, data: bytes, *, is_stream: bool
+    ) -> bytes | None:
         if self._forwarded >= self._max_forwarded:
             return messages.reply(query, code=messages.REFUSED)
 
@@ -84,7 +80,7 @@ class NameService:
         ) -> socket.socket:
             if server.on_host:
                 return socket.socket(family, kind)
-            return await self._visit().run(netns, lambda: socket.socket(family, kind))
+            return await self._visitor.run(netns, lambda: socket.socket(family, kind))
 
         servers = resolv_conf.servers_for(self._host_file.current(), view.servers, has_ipv6=view.has_ipv6)
         self._forwarded += 1

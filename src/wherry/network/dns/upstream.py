@@ -41,36 +41,46 @@ async def ask(
 
     `question` is the part of `data` that an answer must repeat.
     """
-    first = list(servers[:MAX_SERVERS])
+    first = list(dict.fromkeys(servers))[:MAX_SERVERS]
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + TIME_LIMIT_S
     asking: dict[asyncio.Task[bytes | None], Server] = {}
-    silent = set(first)
-    deadline = asyncio.get_running_loop().time() + TIME_LIMIT_S
+    useless: set[Server] = set()
     try:
-        for server in [*first * ROUNDS, None]:
-            if server is not None:
-                if server not in silent:
-                    continue
-                step = _ask_one(data, question, server, open_socket, is_stream=is_stream)
-                asking[asyncio.create_task(step)] = server
-            while asking:
-                left = deadline - asyncio.get_running_loop().time()
-                patience = left if server is None else min(left, PATIENCE_S)
-                done, _ = await asyncio.wait(asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    silent.discard(asking.pop(task))
-                    answer = task.result()
-                    if answer is not None:
-                        return messages.with_id(answer, int.from_bytes(data[:2]))
-                if done or left <= 0 or server is not None:
-                    if server is None and asking and left > 0:
-                        continue
-                    break
+        for server in first * ROUNDS:
+            if server in useless or loop.time() >= deadline:
+                continue
+            step = _ask_one(data, question, server, open_socket, is_stream=is_stream)
+            asking[asyncio.create_task(step)] = server
+            until = min(deadline, loop.time() + PATIENCE_S)
+            answer = await _next_answer(asking, useless, until)
+            if answer is not None:
+                return messages.with_id(answer, int.from_bytes(data[:2]))
+        while asking and loop.time() < deadline:
+            answer = await _next_answer(asking, useless, deadline)
+            if answer is not None:
+                return messages.with_id(answer, int.from_bytes(data[:2]))
         return None
     finally:
         for task in asking:
             task.cancel()
         if asking:
             await asyncio.wait(asking)
+
+
+async def _next_answer(
+    asking: dict[asyncio.Task[bytes | None], Server], useless: set[Server], until: float
+) -> bytes | None:
+    """The first answer to come; None when a server turned out useless, or nothing came until then."""
+    left = until - asyncio.get_running_loop().time()
+    done, _ = await asyncio.wait(asking, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        server = asking.pop(task)
+        answer = task.result()
+        if answer is not None:
+            return answer
+        useless.add(server)
+    return None
 
 
 async def _ask_one(
@@ -88,7 +98,9 @@ async def _ask_one(
     try:
         sock.setblocking(False)
         exchange = _by_stream if is_stream else _by_datagram
-        return await exchange(sock, _destination(server.address, family), messages.with_id(data, number), number, question)
+        return await exchange(
+            sock, _destination(server.address, family), messages.with_id(data, number), number, question
+        )
     except (OSError, EOFError) as exc:
         _log.debug("the resolver %s: %s", server, exc)
         return None
@@ -106,7 +118,11 @@ def _destination(address: str, family: socket.AddressFamily) -> tuple[str, int] 
 
 
 async def _by_datagram(
-    sock: socket.socket, to: tuple[str, int] | tuple[str, int, int, int], data: bytes, number: int, question: bytes
+    sock: socket.socket,
+    to: tuple[str, int] | tuple[str, int, int, int],
+    data: bytes,
+    number: int,
+    question: bytes,
 ) -> bytes | None:
     loop = asyncio.get_running_loop()
     sock.connect(to)  # from here on the kernel drops what others send
@@ -120,7 +136,11 @@ async def _by_datagram(
 
 
 async def _by_stream(
-    sock: socket.socket, to: tuple[str, int] | tuple[str, int, int, int], data: bytes, number: int, question: bytes
+    sock: socket.socket,
+    to: tuple[str, int] | tuple[str, int, int, int],
+    data: bytes,
+    number: int,
+    question: bytes,
 ) -> bytes | None:
     loop = asyncio.get_running_loop()
     await loop.sock_connect(sock, to)

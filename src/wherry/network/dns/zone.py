@@ -81,22 +81,26 @@ class Zone:
         return [key for key, network in self._networks.items() if container_id in network.members]
 
     def find(
-        self, networks: Sequence[str], name: bytes, size: int, links: Mapping[bytes, bytes] | None = None
+        self,
+        networks: Sequence[str],
+        name: bytes,
+        size: int,
+        links: Mapping[str, Mapping[bytes, bytes]] | None = None,
     ) -> list[bytes] | None:
         """The addresses of `size` bytes that `name` has for who is on `networks`, which are asked in order.
 
         None when nobody is called so; an empty list when somebody is who has no such address. `a.b.c` is first
-        looked for as such, then as `a.b` on a network called `c`, then as `a` on `b.c`. `links`: names that only
-        the asker uses, and what they stand for.
+        looked for as such, then as `a.b` on a network called `c`, then as `a` on `b.c`. `links`: by network, the
+        names that only the asker uses, and what they stand for.
         """
         is_known = False
-        known = [found for key in networks if (found := self._networks.get(key)) is not None]
+        known = [(key, found) for key in networks if (found := self._networks.get(key)) is not None]
         for wanted, suffix in _readings(name):
-            wanted = links.get(wanted, wanted) if links else wanted
-            for network in known:
+            for key, network in known:
                 if suffix and network.name != suffix:
                     continue
-                members = network.by_name.get(wanted)
+                meant = links[key].get(wanted, wanted) if links and key in links else wanted
+                members = network.by_name.get(meant)
                 if members is None:
                     continue
                 is_known = True
