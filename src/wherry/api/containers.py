@@ -276,5 +276,5 @@ ROUTES = [
     Route("POST", "/containers/{ref}/stop", stop),
     Route("POST", "/containers/{ref}/update", update),
     Route("POST", "/containers/{ref}/wait", wait),
-    Route("DELETE", "/containers/{ref}", remove),
+    Route("DELETE", "/containers/{ref:path}", remove),
 ]

@@ -80,6 +80,7 @@ DIRECTIVES = (
     Directive("firewall-accept", "firewall-accept", "bool", "Add one accept rule of ours where another firewall drops"),
     Directive("group", "group", "str", 'Group that may use the unix socket (default "docker")', "G", "string"),
     Directive("host", "hosts", "list", f"Socket to listen on (default {DEFAULT_HOST})", "H", "list"),
+    Directive("host-gateway-ip", "host-gateway-ips", "list", "Addresses that host-gateway in --add-host means", "", "list"),
     Directive("icc", "icc", "bool", "Let containers on the default bridge reach each other (default true)"),
     Directive("ip-forward", "ip-forward", "bool", "Switch the host's forwarding on (default true)"),
     Directive("ip-masq", "ip-masq", "bool", "Masquerade what leaves the default bridge (default true)"),
@@ -463,6 +464,7 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
     for key, field in (
         ("registry-mirrors", "registry_mirrors"), ("insecure-registries", "insecure_registries"),
         ("labels", "labels"), ("dns", "dns"), ("dns-search", "dns_search"), ("dns-opts", "dns_options"),
+        ("host-gateway-ips", "host_gateway_ips"),
     ):  # fmt: skip
         if key in values:
             engine[field] = tuple(values[key])

@@ -68,6 +68,7 @@ class Lifecycle:
         try:
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(context.networks.release, container.id)
+                undo.callback(context.naming.end, container)
                 shim = await self._prepare(container, find_running, undo)
                 state.pid = await self._launch(container, shim)
                 killpoint("start:started")
@@ -86,6 +87,7 @@ class Lifecycle:
         await context.save_state(container)
         killpoint("start:state-written")
         container.mark("recorded")
+        context.naming.tell_linked(container)
         context.events.emit("container", "start", container.id, container.event_attributes())
 
     async def _prepare(self, container: Container, find_running: FindRunning, undo: AsyncExitStack) -> Shim:
@@ -93,6 +95,9 @@ class Lifecycle:
         context, record, state = self._context, container.record, container.state
         mode = record.host.network_mode
         joined = self._joined(container, find_running)
+        if joined.network_of:  # one network, one name
+            other = find_running(mode).record.config
+            record.config.hostname, record.config.domainname = other.hostname, other.domainname
         directory = context.exec_dir(container.id)
         # An earlier run's records must not be taken for this one's.
         shutil.rmtree(directory, ignore_errors=True)
@@ -106,6 +111,7 @@ class Lifecycle:
         undo.push_async_callback(send_away, shim)
         killpoint("start:shim-forked")
         sandbox: int | None = None
+        name_sockets: Mapping[str, int] = {}
         if not mode.startswith("container:"):
             try:
                 attachment = await context.networks.acquire(container.id, endpoint_requests(record))
@@ -114,6 +120,7 @@ class Lifecycle:
             self._tell_networks("connect", container, attachment.endpoints)
             state.endpoints = dict(zip(record.endpoints, attachment.endpoints, strict=True))
             sandbox = attachment.sandbox
+            name_sockets = await context.naming.begin(container, attachment)
         container.mark("network ready")
         killpoint("start:network-ready")
         seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
@@ -130,6 +137,7 @@ class Lifecycle:
             log=context.log_target(container),
             seccomp=seccomp,
             netns=sandbox,
+            keep=name_sockets,
         )
         created.add_done_callback(lambda _: container.mark("container created"))
         await created
@@ -173,6 +181,9 @@ class Lifecycle:
             pid=path(host.pid_mode, "pid"),
             ipc=path(host.ipc_mode, "ipc"),
             network=path(host.network_mode, "net"),
+            network_of=find_running(host.network_mode).id
+            if host.network_mode.startswith("container:")
+            else "",
             shm=shm,
         )
 
@@ -181,7 +192,7 @@ class Lifecycle:
     ) -> str | None:
         """config.json and the /etc files on disk; the path of the compiled seccomp filter."""
         context, record = self._context, container.record
-        context.write_etc_files(container)
+        context.naming.write_files(container)
         for mount in record.mounts:
             if mount.create_source and not os.path.exists(mount.source):
                 os.makedirs(mount.source, exist_ok=True)
@@ -195,10 +206,11 @@ class Lifecycle:
             record,
             settings=context.settings,
             facts=context.facts,
-            etc=context.etc_files(container.id),
+            etc=context.etc_files(joined.network_of or container.id),
             joined=joined,
             has_sandbox=has_sandbox,
             seccomp=profile,
+            linked=context.naming.link_environment(container),
         )
         with open(os.path.join(directory, "config.json"), "wb", opener=_private) as file:
             file.write(msgspec.json.encode(spec))
@@ -283,6 +295,7 @@ class Lifecycle:
             state.oom_killed = state.oom_killed or end.oom_killed
             state.pid = 0
             shim, container.shim = container.shim, None
+            context.naming.end(container)
             await context.networks.release(container.id)
             self._tell_networks("disconnect", container, state.endpoints.values())
             state.endpoints = {}

@@ -6,9 +6,11 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
 from msgspec import UNSET
 
 from wherry.engine.creation import check_port
+from wherry.engine.naming import dns_names
 from wherry.engine.records import Container, MountSpec
 from wherry.engine.times import ago, rfc3339
 from wherry.errors import InvalidParameter
@@ -74,6 +76,8 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
             driver_opts=asked.driver_opts,
             gw_priority=asked.gw_priority,
         )
+        if name not in ("bridge", "host", "none"):
+            settings.dns_names = dns_names(container, name)
         endpoint = container.state.endpoints.get(name)
         if endpoint is not None and container.state.is_running:
             settings.network_id = endpoint.network_id
@@ -94,6 +98,7 @@ def inspect(
     *,
     paths: Mapping[str, str],
     graph_data: Mapping[str, str],
+    links: list[str] | None = None,
     size_rw: int | None = None,
     size_root_fs: int | None = None,
 ) -> ContainerInspect:
@@ -146,7 +151,7 @@ def inspect(
         process_label="",
         app_armor_profile="",
         exec_ids=[e for e, it in container.execs.items() if it.is_running] or None,
-        host_config=record.host,
+        host_config=msgspec.structs.replace(record.host, links=links),
         graph_driver=GraphDriverData(data=dict(graph_data), name=record.snapshot_driver),
         mounts=_mount_points(container),
         config=record.config,
