@@ -177,7 +177,8 @@ class Containers:
             try:
                 target = self.find(name)
             except NotFound as exc:
-                raise NotFound(f"could not get container for {name}: {exc}") from exc
+                # Not NotFound, which a client takes for the image's.
+                raise InvalidParameter(f"could not get container for {name}: {exc}") from exc
             while target.record.host.network_mode.startswith("container:"):
                 target = self.find(target.record.host.network_mode.partition(":")[2])
             if target.record.host.network_mode == "host":

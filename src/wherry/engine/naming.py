@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from wherry.engine import etc_files
 from wherry.engine.etc_files import HostLine
@@ -79,17 +79,25 @@ class Naming:
         for network_id in self._service.zone.networks_of(container.id):
             self._service.zone.leave(network_id, container.id)
 
-    async def restore(self, container: Container, shim: Shim) -> None:
-        """The container runs since an earlier daemon, and its endpoints are known."""
-        if not self._has_names(container):
-            return
+    async def restore(self, running: Iterable[Container]) -> None:
+        """These run since an earlier daemon. Nobody is answered before all are known: questions are waiting."""
+        with_names = [(c, c.shim) for c in running if c.shim is not None and self._has_names(c)]
+        for container, _ in with_names:
+            self._join(container)
+        for container, shim in with_names:
+            try:
+                await self._take_over(container, shim)
+            except (ShimError, ShimGone, OSError) as exc:
+                _log.error("container %s finds no names: %s", container.id, exc)
+
+    async def _take_over(self, container: Container, shim: Shim) -> None:
+        """Answer the questions of a container that runs."""
         netns = await shim.descriptor("netns")
         try:
             try:
                 sockets = NameSockets.of(*await shim.descriptors(UDP_NAME, TCP_NAME))
             except ShimError:
-                sockets = await self._open_and_keep(shim, netns)  # it was being connected
-            self._join(container)
+                sockets = await self._open_and_keep(shim, netns)
             self._service.serve(container.id, sockets, netns, self._view(container))
         finally:
             os.close(netns)
@@ -101,7 +109,8 @@ class Naming:
         if self._service.is_serving(container.id):
             self.renamed(container)
         elif self._has_names(container) and container.shim is not None:
-            await self.restore(container, container.shim)
+            self._join(container)
+            await self._take_over(container, container.shim)
             self._rewrite_resolv_conf(container)
 
     def disconnected(self, container: Container, endpoint: Endpoint) -> None:
