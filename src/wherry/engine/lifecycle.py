@@ -127,6 +127,7 @@ class Lifecycle:
         container.mark("bundle written")
         killpoint("start:bundle-written")
         runtime = record.host.runtime
+        kept = shim.keep(name_sockets) if name_sockets else None
         created = shim.create(
             bundle=directory,
             runtime=None if runtime == BUILT_IN_RUNTIME else context.runtime_command(runtime),
@@ -137,10 +138,11 @@ class Lifecycle:
             log=context.log_target(container),
             seccomp=seccomp,
             netns=sandbox,
-            keep=name_sockets,
         )
         created.add_done_callback(lambda _: container.mark("container created"))
         await created
+        if kept is not None:
+            await kept
         killpoint("start:created")
         return shim
 

@@ -307,8 +307,13 @@ class Shim:
 
     async def descriptor(self, name: str) -> int:
         """The descriptor `name` (`netns`, `rootfs`, `log`, or one that is kept), the caller's to close."""
-        _, fds = await self._connection.request("fds", names=[name])
-        return fds[0]
+        (found,) = await self.descriptors(name)
+        return found
+
+    async def descriptors(self, *names: str) -> list[int]:
+        """All of these or none: ShimError of kind not-found."""
+        _, fds = await self._connection.request("fds", names=names)
+        return fds
 
     async def waiters(self) -> list[tuple[str, socket.socket]]:
         """Clients that an earlier daemon lent, with their condition. The shim keeps copies until released."""
