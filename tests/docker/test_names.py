@@ -341,6 +341,50 @@ def test_who_joins_anothers_network_has_its_names_and_files(
     assert inside(engine, f"{name}-b", "hostname").out == "first\n"
 
 
+def test_a_running_container_that_joins_a_network_finds_and_is_found(
+    engine: Engine, name: str, network: Callable[..., str]
+) -> None:
+    net, other = network("--internal"), network("--internal")
+    start(engine, f"{name}-a")
+    start(engine, f"{name}-b", "--network", net)
+    hosts = inside(engine, f"{name}-a", "cat /etc/hosts").ok().out
+    engine.docker("network", "connect", "--alias", "late", net, f"{name}-a").ok()
+    assert lookup(engine, f"{name}-b", "late") == [address(engine, f"{name}-a", net)]
+    assert lookup(engine, f"{name}-a", f"{name}-b") == [address(engine, f"{name}-b", net)]
+    own = inside(engine, f"{name}-a", "hostname").ok().line
+    both = inside(engine, f"{name}-a", "cat /etc/hosts").ok().out
+    assert both == hosts + f"{address(engine, f'{name}-a', net)}\t{own}\n"
+    engine.docker("network", "connect", other, f"{name}-b").ok()
+    engine.docker("network", "disconnect", net, f"{name}-b").ok()
+    assert lookup(engine, f"{name}-a", f"{name}-b", code=1) == []
+    engine.docker("network", "disconnect", net, f"{name}-a").ok()
+    assert inside(engine, f"{name}-a", "cat /etc/hosts").ok().out == hosts
+    engine.docker("network", "connect", other, f"{name}-a").ok()
+    assert lookup(engine, f"{name}-a", f"{name}-b") == [address(engine, f"{name}-b", other)]
+
+
+def test_a_resolv_conf_that_the_container_changed_is_left_alone(
+    engine: Engine, name: str, network: Callable[..., str]
+) -> None:
+    start(engine, name)
+    inside(engine, name, "sh -c 'echo nameserver 127.0.0.9 >/etc/resolv.conf'").ok()
+    engine.docker("network", "connect", network(), name).ok()
+    assert inside(engine, name, "cat /etc/resolv.conf").ok().out == "nameserver 127.0.0.9\n"
+
+
+def test_names_have_addresses_of_both_kinds(engine: Engine, name: str, network: Callable[..., str]) -> None:
+    net = network("--internal", "--ipv6", "--subnet", "fd00:7e57::/64")
+    start(engine, f"{name}-a", "--network", net)
+    start(engine, f"{name}-b", "--network", net)
+    form = f'{{{{(index .NetworkSettings.Networks "{net}").GlobalIPv6Address}}}}'
+    six = engine.docker("inspect", "-f", form, f"{name}-b").ok().line
+    four = address(engine, f"{name}-b", net)
+    assert sorted(lookup(engine, f"{name}-a", f"{name}-b")) == sorted([four, six])
+    assert f"name = {name}-b.{net}\n" in inside(engine, f"{name}-a", f"nslookup {six}").ok().out
+    hosts = inside(engine, f"{name}-b", "cat /etc/hosts").ok().out.splitlines()
+    assert [line.split()[0] for line in hosts[-2:]] == [four, six]
+
+
 # Legacy links
 
 

@@ -56,6 +56,8 @@ class Connecting:
             container.record.endpoints = {**container.record.endpoints, name: settings}
             await self._context.save_record(container)
             killpoint("connect:record-written")
+            if container.state.is_running and name in container.state.endpoints:
+                await self._context.naming.connected(container, container.state.endpoints[name])
         if container.state.is_running and network is not None:
             self._tell("connect", network, container)
 
@@ -107,7 +109,10 @@ class Connecting:
     async def _part(self, container: Container, name: str) -> None:
         netns = await self._netns(container)
         await self._context.networks.disconnect(container.id, name, netns)
+        endpoint = container.state.endpoints.get(name)
         container.state.endpoints = {k: v for k, v in container.state.endpoints.items() if k != name}
+        if endpoint is not None:
+            self._context.naming.disconnected(container, endpoint)
         await self._context.save_state(container)
 
     async def _netns(self, container: Container) -> int:

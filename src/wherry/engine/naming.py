@@ -8,6 +8,7 @@ The same answers hold for a container that joins another one's network: it has t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -18,7 +19,7 @@ from wherry.engine.etc_files import HostLine
 from wherry.engine.links import link_environment, parse_link
 from wherry.engine.records import Container
 from wherry.engine.settings import EngineSettings
-from wherry.errors import Internal, InvalidParameter, NotFound
+from wherry.errors import Internal, InvalidParameter, NotFound, WherryError
 from wherry.model.containers import EndpointSettings
 from wherry.network.dns import resolv_conf
 from wherry.network.dns.namespace import TCP_NAME, UDP_NAME, NameSockets
@@ -87,7 +88,7 @@ class Naming:
         for container, shim in with_names:
             try:
                 await self._take_over(container, shim)
-            except (ShimError, ShimGone, OSError) as exc:
+            except (WherryError, OSError) as exc:
                 _log.error("container %s finds no names: %s", container.id, exc)
 
     async def _take_over(self, container: Container, shim: Shim) -> None:
@@ -103,28 +104,28 @@ class Naming:
             os.close(netns)
 
     async def connected(self, container: Container, endpoint: Endpoint) -> None:
-        """The running container has got another network; `endpoint` is among its endpoints already."""
-        for line in self._endpoint_lines(container, endpoint):
-            _append(self._paths(container.id)["hosts"], line)
-        if self._service.is_serving(container.id):
-            self.renamed(container)
-        elif self._has_names(container) and container.shim is not None:
-            self._join(container)
-            await self._take_over(container, container.shim)
-            self._rewrite_resolv_conf(container)
+        """The running container has got another network; `endpoint` is among its endpoints already.
+
+        It is on the network whatever fails here: that is logged.
+        """
+        try:
+            for line in self._endpoint_lines(container, endpoint):
+                _append(self._paths(container.id)["hosts"], line)
+            if self._service.is_serving(container.id):
+                self.renamed(container)
+            elif self._has_names(container) and container.shim is not None:
+                self._join(container)
+                await self._take_over(container, container.shim)
+                self._rewrite_resolv_conf(container)
+        except (OSError, WherryError) as exc:
+            _log.error("container %s finds no names on its new network: %s", container.id, exc)
 
     def disconnected(self, container: Container, endpoint: Endpoint) -> None:
         """The running container has lost a network; `endpoint` is no longer among its endpoints."""
         self._service.zone.leave(endpoint.network_id, container.id)
         self._service.update(container.id, self._view(container))
-        path = self._paths(container.id)["hosts"]
-        text = etc_files.read_file(path)
-        if text is not None:
-            changed = text
-            for line in self._endpoint_lines(container, endpoint):
-                changed = etc_files.without_line(changed, line)
-            if changed != text:
-                etc_files.write_in_place(path, changed)
+        lines = self._endpoint_lines(container, endpoint)
+        self._change_hosts(container, lambda text: functools.reduce(etc_files.without_line, lines, text))
 
     def renamed(self, container: Container) -> None:
         """The container's names or networks have changed."""
@@ -283,19 +284,26 @@ class Naming:
         for other in self.all():
             for alias, target in other.record.links.items():
                 if target == container.id and other.state.is_running:
-                    path = self._paths(other.id)["hosts"]
-                    text = etc_files.read_file(path)
-                    if text is not None:
-                        etc_files.write_in_place(path, etc_files.with_address(text, alias, endpoint.address))
+                    change = functools.partial(etc_files.with_address, name=alias, address=endpoint.address)
+                    self._change_hosts(other, change)
 
     def unlinked(self, container: Container, alias: str) -> None:
         """The container is no longer linked so: its /etc/hosts does not have the name any more."""
-        if not container.state.is_running:
-            return
+        if container.state.is_running:
+            self._change_hosts(container, lambda text: etc_files.without_name(text, alias))
+
+    def _change_hosts(self, container: Container, change: Callable[[str], str]) -> None:
+        """Change a running container's /etc/hosts, unless it has made something of it that is none."""
         path = self._paths(container.id)["hosts"]
         text = etc_files.read_file(path)
-        if text is not None:
-            etc_files.write_in_place(path, etc_files.without_name(text, alias))
+        if text is None:
+            return
+        changed = change(text)
+        if changed != text:
+            try:
+                etc_files.write_in_place(path, changed)
+            except OSError as exc:
+                _log.error("cannot write /etc/hosts of container %s: %s", container.id, exc)
 
     def _linked(self, container: Container) -> dict[str, Container]:
         if DEFAULT_NETWORK not in container.record.endpoints:
