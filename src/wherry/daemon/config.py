@@ -16,6 +16,7 @@ import msgspec
 
 import wherry
 from wherry import plugins
+from wherry.engine.creation import is_address
 from wherry.engine.settings import EngineSettings, RuntimeSetting
 from wherry.errors import InvalidParameter
 from wherry.network.pools import PoolSetting, check_pool
@@ -296,6 +297,8 @@ def read_config(path: str, flags: Mapping[str, Any]) -> tuple[dict[str, Any], tu
     except OSError as exc:
         raise InvalidParameter(f"open {path}: {(exc.strerror or '').lower()}") from exc
     values = decode_config(data)
+    if isinstance(values.get("host-gateway-ip"), str):  # as Docker before 28.1 had it: one
+        values["host-gateway-ips"] = [values.pop("host-gateway-ip")]
     unknown = [key for key in values if key not in _BY_KEY and key not in MEANINGLESS]
     if unknown:
         raise InvalidParameter(
@@ -443,6 +446,9 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
         parse_mirror(mirror)
     for registry in values.get("insecure-registries", ()):
         parse_insecure(registry)
+    for address in (*values.get("dns", ()), *values.get("host-gateway-ips", ())):
+        if not is_address(address):
+            raise InvalidParameter(f"IP address is not correctly formatted: {address}")
     if "log-driver" in values:
         driver = plugins.load_driver(plugins.LOGS, values["log-driver"])
         driver.validate(values.get("log-opts", {}))

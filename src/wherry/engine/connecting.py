@@ -54,10 +54,10 @@ class Connecting:
             if container.state.is_running:
                 await self._join(container, name, settings)
             container.record.endpoints = {**container.record.endpoints, name: settings}
-            await self._context.save_record(container)
-            killpoint("connect:record-written")
             if container.state.is_running and name in container.state.endpoints:
                 await self._context.naming.connected(container, container.state.endpoints[name])
+            await self._context.save_record(container)
+            killpoint("connect:record-written")
         if container.state.is_running and network is not None:
             self._tell("connect", network, container)
 
@@ -97,6 +97,7 @@ class Connecting:
             try:
                 netns = await self._netns(container)
                 await networks.disconnect(container.id, endpoint.network_id, netns)
+                self._context.naming.disconnected(container, endpoint)
             except (WherryError, OSError) as exc:
                 _log.error("container %s cannot be taken off network %s: %s", container.id, name, exc)
 

@@ -82,22 +82,28 @@ class Naming:
 
     async def restore(self, running: Iterable[Container]) -> None:
         """These run since an earlier daemon. Nobody is answered before all are known: questions are waiting."""
-        with_names = [(c, c.shim) for c in running if c.shim is not None and self._has_names(c)]
-        for container, _ in with_names:
+        with_shims = [(container, container.shim) for container in running if container.shim is not None]
+        for container, _ in with_shims:
             self._join(container)
-        for container, shim in with_names:
+        for container, shim in with_shims:
             try:
                 await self._take_over(container, shim)
             except (WherryError, OSError) as exc:
                 _log.error("container %s finds no names: %s", container.id, exc)
 
     async def _take_over(self, container: Container, shim: Shim) -> None:
-        """Answer the questions of a container that runs."""
+        """Answer the questions of a container that runs, if it is on a network with names, or ever was."""
+        if container.record.host.network_mode.startswith("container:"):
+            return
+        try:
+            sockets = NameSockets.of(*await shim.descriptors(UDP_NAME, TCP_NAME))
+        except ShimError:
+            if not self._has_names(container):
+                return
+            sockets = None
         netns = await shim.descriptor("netns")
         try:
-            try:
-                sockets = NameSockets.of(*await shim.descriptors(UDP_NAME, TCP_NAME))
-            except ShimError:
+            if sockets is None:
                 sockets = await self._open_and_keep(shim, netns)
             self._service.serve(container.id, sockets, netns, self._view(container))
         finally:
@@ -123,7 +129,8 @@ class Naming:
     def disconnected(self, container: Container, endpoint: Endpoint) -> None:
         """The running container has lost a network; `endpoint` is no longer among its endpoints."""
         self._service.zone.leave(endpoint.network_id, container.id)
-        self._service.update(container.id, self._view(container))
+        if self._service.is_serving(container.id):
+            self._service.update(container.id, self._view(container))
         lines = self._endpoint_lines(container, endpoint)
         self._change_hosts(container, lambda text: functools.reduce(etc_files.without_line, lines, text))
 

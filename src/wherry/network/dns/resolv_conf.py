@@ -108,7 +108,7 @@ def servers_for(conf: ResolvConf, chosen: Sequence[str], *, has_ipv6: bool) -> l
     reach; one that was chosen is meant as the container sees it.
     """
     if chosen:
-        return [Server(address, on_host=False) for address in chosen]
+        return [Server(address, on_host=False) for address in chosen if find_address(address)]
     found: list[Server] = []
     for text in conf.nameservers:
         address = find_address(text)

@@ -31,7 +31,7 @@ def member(container_id: str, names: Iterable[str], addresses: Iterable[str]) ->
 
 def fold(name: str) -> bytes:
     """A name as the zone keeps it."""
-    return name.encode().lower().rstrip(b".")
+    return name.encode(errors="replace").lower().rstrip(b".")
 
 
 class _Network:
