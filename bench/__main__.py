@@ -16,11 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Generator
 
-from bench import engines, images, memory, report, room
+from bench import engines, images, memory, names, report, room
 from bench.engines import TARGET, Daemon, Engine, Missing
 from bench.rows import TIMINGS, Row
 
-OTHERS = ("memory", "growth", "images")
+OTHERS = ("names", "memory", "growth", "images")
 
 
 def main() -> int:
@@ -35,12 +35,12 @@ def main() -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    names = [*(timing.name for timing in TIMINGS), *OTHERS]
+    known = [*(timing.name for timing in TIMINGS), *OTHERS]
     parser = argparse.ArgumentParser(
         prog="./dev bench", description=__doc__.partition("\n")[0] if __doc__ else ""
     )
     parser.add_argument(
-        "--only", action="append", choices=names, metavar="ROW", help=f"of {', '.join(names)}; repeat"
+        "--only", action="append", choices=known, metavar="ROW", help=f"of {', '.join(known)}; repeat"
     )
     parser.add_argument(
         "--engines", default=",".join(engines.MAKERS), help="of these, by comma (default: all)"
@@ -94,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
                 measure(timing.name, lambda t=timing, n=count: t.measure(running, n, deadline))
         for daemon in daemons:
             daemon.docker("rm", "-f", TARGET)
+        if "names" in wanted:
+            measure("names", lambda: names.rows(daemons, rounds))
         if "growth" in wanted:
             measure("growth", lambda: memory.growth(daemons, 40 if options.quick else 200))
         if "memory" in wanted:
@@ -116,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
 def needed(names: list[str], wanted: list[str]) -> list[str]:
     """Those of the engines that a wanted row measures."""
     used = {name for timing in TIMINGS if timing.name in wanted for name in timing.on}
-    if {"memory", "growth"} & set(wanted):
+    if {"names", "memory", "growth"} & set(wanted):
         used |= set(engines.DAEMONS)
     return [name for name in names if name in used]
 

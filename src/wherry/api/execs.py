@@ -45,7 +45,7 @@ async def inspect(call: Call) -> web.StreamResponse:
 
 
 ROUTES = [
-    Route("POST", "/containers/{ref}/exec", create),
+    Route("POST", "/containers/{ref:path}/exec", create),
     Route("POST", "/exec/{ref}/start", start),
     Route("POST", "/exec/{ref}/resize", resize),
     Route("GET", "/exec/{ref}/json", inspect),

@@ -72,11 +72,14 @@ def _drop(*path: str) -> Callable[[Json], None]:
 
 def _more_aliases(container: Json) -> None:
     """What `DNSNames` says now was among the aliases once."""
-    networks: Json = (container.get("NetworkSettings") or {}).get("Networks") or {}
-    more = [container.get("Id", "")[:12], (container.get("Config") or {}).get("Hostname", "")]
+    settings: Json = container.get("NetworkSettings") or {}
+    config: Json = container.get("Config") or {}
+    networks: dict[str, Json] = settings.get("Networks") or {}
+    more: list[str] = [container.get("Id", "")[:12], config.get("Hostname", "")]
     for name, place in networks.items():
         if name not in ("bridge", "host", "none", "default"):
-            place["Aliases"] = list(dict.fromkeys([*(place.get("Aliases") or ()), *filter(None, more)]))
+            aliases: list[str] = [*(place.get("Aliases") or ()), *filter(None, more)]
+            place["Aliases"] = list(dict.fromkeys(aliases))
 
 
 def _virtual_size(image: Json) -> None:

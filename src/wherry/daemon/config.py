@@ -16,6 +16,7 @@ import msgspec
 
 import wherry
 from wherry import plugins
+from wherry.engine.creation import is_address
 from wherry.engine.settings import EngineSettings, RuntimeSetting
 from wherry.errors import InvalidParameter
 from wherry.network.pools import PoolSetting, check_pool
@@ -80,6 +81,7 @@ DIRECTIVES = (
     Directive("firewall-accept", "firewall-accept", "bool", "Add one accept rule of ours where another firewall drops"),
     Directive("group", "group", "str", 'Group that may use the unix socket (default "docker")', "G", "string"),
     Directive("host", "hosts", "list", f"Socket to listen on (default {DEFAULT_HOST})", "H", "list"),
+    Directive("host-gateway-ip", "host-gateway-ips", "list", "Addresses that host-gateway in --add-host means", "", "list"),
     Directive("icc", "icc", "bool", "Let containers on the default bridge reach each other (default true)"),
     Directive("ip-forward", "ip-forward", "bool", "Switch the host's forwarding on (default true)"),
     Directive("ip-masq", "ip-masq", "bool", "Masquerade what leaves the default bridge (default true)"),
@@ -295,6 +297,8 @@ def read_config(path: str, flags: Mapping[str, Any]) -> tuple[dict[str, Any], tu
     except OSError as exc:
         raise InvalidParameter(f"open {path}: {(exc.strerror or '').lower()}") from exc
     values = decode_config(data)
+    if isinstance(values.get("host-gateway-ip"), str):  # as Docker before 28.1 had it: one
+        values["host-gateway-ips"] = [values.pop("host-gateway-ip")]
     unknown = [key for key in values if key not in _BY_KEY and key not in MEANINGLESS]
     if unknown:
         raise InvalidParameter(
@@ -442,6 +446,9 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
         parse_mirror(mirror)
     for registry in values.get("insecure-registries", ()):
         parse_insecure(registry)
+    for address in (*values.get("dns", ()), *values.get("host-gateway-ips", ())):
+        if not is_address(address):
+            raise InvalidParameter(f"IP address is not correctly formatted: {address}")
     if "log-driver" in values:
         driver = plugins.load_driver(plugins.LOGS, values["log-driver"])
         driver.validate(values.get("log-opts", {}))
@@ -463,6 +470,7 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
     for key, field in (
         ("registry-mirrors", "registry_mirrors"), ("insecure-registries", "insecure_registries"),
         ("labels", "labels"), ("dns", "dns"), ("dns-search", "dns_search"), ("dns-opts", "dns_options"),
+        ("host-gateway-ips", "host_gateway_ips"),
     ):  # fmt: skip
         if key in values:
             engine[field] = tuple(values[key])

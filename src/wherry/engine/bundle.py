@@ -34,6 +34,7 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
     pid: str = ""
     ipc: str = ""
     network: str = ""
+    network_of: str = ""  # that container's ID: it lends its /etc files too
     shm: str = ""
 
 
@@ -54,8 +55,10 @@ def spec_for(
     joined: Joined,
     has_sandbox: bool,
     seccomp: Spec | None,
+    linked: Sequence[str] = (),
 ) -> Spec:
-    """The container's config.json. `has_sandbox`: the network namespace comes by descriptor."""
+    """The container's config.json. `has_sandbox`: the network namespace comes by descriptor. `linked`: the
+    variables of legacy links."""
     host, config = record.host, record.config
     capabilities = confinement.capabilities_for(
         host.cap_add or [], host.cap_drop or [], privileged=host.privileged, bounding=facts.bounding
@@ -67,7 +70,7 @@ def spec_for(
             "terminal": config.tty,
             "user": _user(config.user, host.group_add or ()),
             "args": [record.path, *record.args],
-            "env": environment(record),
+            "env": environment(record, linked),
             "cwd": config.working_dir or "/",
             "capabilities": _capability_sets(capabilities),
             "noNewPrivileges": options.no_new_privileges,
@@ -159,8 +162,9 @@ def security_options(host: HostConfig, settings: EngineSettings) -> SecurityOpti
     )
 
 
-def environment(record: ContainerRecord) -> list[str]:
-    """PATH, HOSTNAME, TERM and HOME are the engine's where nothing else sets them; HOME is the runtime's to add."""
+def environment(record: ContainerRecord, linked: Sequence[str] = ()) -> list[str]:
+    """PATH, HOSTNAME, TERM and HOME are the engine's where nothing else sets them; HOME is the runtime's to add. So
+    are those of legacy links."""
     given = [entry for entry in record.config.env or () if "=" in entry]
     names = {entry.partition("=")[0] for entry in given}
     made = [] if "PATH" in names else [f"PATH={DEFAULT_PATH}"]
@@ -168,11 +172,17 @@ def environment(record: ContainerRecord) -> list[str]:
         made.append(f"HOSTNAME={record.config.hostname}")
     if record.config.tty and "TERM" not in names:
         made.append("TERM=xterm")
+    made += [entry for entry in linked if entry.partition("=")[0] not in names]
     return made + given
 
 
 def process_for_exec(
-    record: ContainerRecord, body: ExecCreate, *, settings: EngineSettings, facts: HostFacts
+    record: ContainerRecord,
+    body: ExecCreate,
+    *,
+    settings: EngineSettings,
+    facts: HostFacts,
+    linked: Sequence[str] = (),
 ) -> Spec:
     """The OCI process object of `docker exec`."""
     host = record.host
@@ -182,7 +192,7 @@ def process_for_exec(
         privileged=host.privileged or body.privileged,
         bounding=facts.bounding,
     )
-    env = environment(record)
+    env = environment(record, linked)
     names = {entry.partition("=")[0] for entry in body.env or ()}
     env = [entry for entry in env if entry.partition("=")[0] not in names] + list(body.env or ())
     if body.tty and not any(entry.startswith("TERM=") for entry in env):

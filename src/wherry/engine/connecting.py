@@ -54,6 +54,8 @@ class Connecting:
             if container.state.is_running:
                 await self._join(container, name, settings)
             container.record.endpoints = {**container.record.endpoints, name: settings}
+            if container.state.is_running and name in container.state.endpoints:
+                await self._context.naming.connected(container, container.state.endpoints[name])
             await self._context.save_record(container)
             killpoint("connect:record-written")
         if container.state.is_running and network is not None:
@@ -101,6 +103,7 @@ class Connecting:
             try:
                 netns = await self._netns(container)
                 await networks.disconnect(container.id, endpoint.network_id, netns)
+                self._context.naming.disconnected(container, endpoint)
             except (WherryError, OSError) as exc:
                 _log.error("container %s cannot be taken off network %s: %s", container.id, name, exc)
 
@@ -113,7 +116,10 @@ class Connecting:
     async def _part(self, container: Container, name: str) -> None:
         netns = await self._netns(container)
         await self._context.networks.disconnect(container.id, name, netns)
+        endpoint = container.state.endpoints.get(name)
         container.state.endpoints = {k: v for k, v in container.state.endpoints.items() if k != name}
+        if endpoint is not None:
+            self._context.naming.disconnected(container, endpoint)
         await self._context.save_state(container)
 
     async def _netns(self, container: Container) -> int:

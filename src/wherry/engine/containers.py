@@ -34,8 +34,10 @@ from wherry.engine.creation import (
 )
 from wherry.engine.images import ImageUser
 from wherry.engine.lifecycle import Lifecycle
+from wherry.engine.links import parse_link
 from wherry.engine.logs import LogsOptions, LogStream, open_logs
 from wherry.engine.names import check_name, suggest_name
+from wherry.engine.naming import DEFAULT_NETWORK
 from wherry.engine.records import Condition, Container, ContainerRecord, ContainerState, Waiter, encode_row
 from wherry.engine.times import parse_timestamp
 from wherry.engine.views import Filters
@@ -73,13 +75,15 @@ class Containers:
         self._by_id: dict[str, Container] = {}
         self._ids: dict[str, str] = {}  # by name
         self.lifecycle = Lifecycle(context, remove=self._remove_stopped)
+        context.naming.find = self._by_id.get
+        context.naming.all = self.all
 
     # Finding
 
     def find(self, reference: str) -> Container:
         """By full ID, name or unique prefix of an ID, in that order. Docker's texts."""
         text = reference.removeprefix("/")
-        found = self._by_id.get(text) or self._by_id.get(self._ids.get(text, ""))
+        found = self._by_id.get(text) or self._by_id.get(self._ids.get(text, "")) or self._find_linked(text)
         if found:
             return found
         if text and len(text) < 64:
@@ -89,6 +93,12 @@ class Containers:
             if matches:
                 raise InvalidParameter(f"Multiple IDs found with provided prefix: {text}")
         raise NotFound(f"No such container: {reference}")
+
+    def _find_linked(self, text: str) -> Container | None:
+        """What `web/store` names: the container that web is linked to under the name store."""
+        parent, _, alias = text.rpartition("/")
+        container = self._by_id.get(self._ids.get(parent, "")) if parent else None
+        return self._by_id.get(container.record.links.get(alias, "")) if container is not None else None
 
     def name_of(self, container_id: str) -> str:
         """The container's name; its ID for one that is not shown."""
@@ -146,6 +156,7 @@ class Containers:
         check_endpoints(record.endpoints, context.networks.find, is_new=True)
         check_combination(record.host, record.endpoints)
         bundle.security_options(record.host, context.settings)
+        record.links = self._links(record)
         context.check_log(record.host.log_config)
         for other in record.host.volumes_from or ():
             try:
@@ -154,6 +165,29 @@ class Containers:
                 raise InvalidParameter(str(exc)) from exc
             raise Unsupported("--volumes-from is not supported yet: repeat that container's -v options")
         return record
+
+    def _links(self, record: ContainerRecord) -> dict[str, str]:
+        """The containers that `--link` names, by what they are to be called. Docker's texts."""
+        links: dict[str, str] = {}
+        mode = record.host.network_mode
+        for text in record.host.links or ():
+            name, alias = parse_link(text)
+            if mode != DEFAULT_NETWORK:
+                continue  # the links of its endpoint hold
+            try:
+                target = self.find(name)
+            except NotFound as exc:
+                # Not NotFound, which a client takes for the image's.
+                raise InvalidParameter(f"could not get container for {name}: {exc}") from exc
+            while target.record.host.network_mode.startswith("container:"):
+                target = self.find(target.record.host.network_mode.partition(":")[2])
+            if target.record.host.network_mode == "host":
+                raise InvalidParameter(
+                    "conflicting options: host type networking can't be used with links. This would result in"
+                    " undefined behavior"
+                )
+            links[alias] = target.id
+        return links
 
     def _by_network_name(self, record: ContainerRecord) -> dict[str, EndpointSettings]:
         """What is asked of each network, under the name it has now; a start says so if there still is none by then."""
@@ -249,6 +283,7 @@ class Containers:
             row = views.summary(
                 container, image=record.image_reference if is_current else record.image_id, now_ns=now_ns
             )
+            row.names += self._link_names(container)
             if size:
                 row.size_rw, row.size_root_fs = await self._sizes(container)
             rows.append(row)
@@ -259,11 +294,41 @@ class Containers:
         sizes = await self._sizes(container) if size else (None, None)
         return views.inspect(
             container,
-            paths=self._context.paths(container.id),
+            paths=self._paths(container),
             graph_data={**self._context.driver.graph_data(container.id), "ID": container.id},
+            links=self._shown_links(container),
             size_rw=sizes[0],
             size_root_fs=sizes[1],
         )
+
+    def _paths(self, container: Container) -> dict[str, str]:
+        """Where the container's files are. One that joins another's network has that one's /etc files."""
+        paths, mode = self._context.paths(container.id), container.record.host.network_mode
+        if mode.startswith("container:"):
+            try:
+                other = self._context.paths(self.find(mode.partition(":")[2]).id)
+            except (NotFound, InvalidParameter):
+                return paths
+            return {**other, "log": paths["log"]}
+        return paths
+
+    def _link_names(self, container: Container) -> list[str]:
+        """What others that are linked to the container call it."""
+        return sorted(
+            f"/{other.name}/{alias}"
+            for other in self._by_id.values()
+            for alias, target in other.record.links.items()
+            if target == container.id
+        )
+
+    def _shown_links(self, container: Container) -> list[str] | None:
+        """The container's legacy links as `inspect` shows them."""
+        shown = [
+            f"/{target.name}:/{container.name}/{alias}"
+            for alias, target_id in container.record.links.items()
+            if (target := self._by_id.get(target_id)) is not None
+        ]
+        return shown or None
 
     async def _sizes(self, container: Container) -> tuple[int, int]:
         writable = await asyncio.to_thread(self._context.driver.usage, container.id)
@@ -443,15 +508,17 @@ class Containers:
                 raise
             container.record.name = name
             self._ids.pop(old, None)
+            self._context.naming.renamed(container)
         attributes = {**container.event_attributes(), "oldName": "/" + old}
         self._context.events.emit("container", "rename", container.id, attributes)
 
     async def remove(
         self, reference: str, *, force: bool = False, volumes: bool = False, link: bool = False
     ) -> None:
-        container = self.find(reference)
         if link:
-            raise InvalidParameter("legacy links are not supported yet")
+            await self._remove_link(reference)
+            return
+        container = self.find(reference)
         if container.state.status == "removing":
             raise Conflict(f"removal of container {reference} is already in progress")
         if container.state.is_running:
@@ -468,6 +535,25 @@ class Containers:
             if container.id not in self._by_id:
                 return  # it removed itself meanwhile
             await self._remove_stopped(container)
+
+    async def _remove_link(self, reference: str) -> None:
+        """`docker rm --link web/store`. Docker's texts."""
+        parent, _, alias = reference.strip("/").rpartition("/")
+        if not parent:
+            raise Conflict("Conflict, cannot remove the default link name of the container")
+        container = self._by_id.get(self._ids.get(parent, ""))
+        if container is None:
+            raise NotFound(f"Cannot get parent /{parent} for link name /{parent}/{alias}")
+        async with container.lock:
+            if alias not in container.record.links:
+                raise NotFound(f"No such container: {reference}")
+            target = container.record.links.pop(alias)
+            try:
+                await self._context.save_record(container)
+            except BaseException:
+                container.record.links[alias] = target
+                raise
+            self._context.naming.unlinked(container, alias)
 
     async def _remove_stopped(self, container: Container) -> None:
         """Make a stopped container cease to be. The caller holds its lock.

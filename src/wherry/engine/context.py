@@ -15,11 +15,11 @@ from typing import Any
 from wherry import plugins
 from wherry.engine import bundle, confinement
 from wherry.engine.creation import HostFacts, ImageDefaults
-from wherry.engine.etc_files import hosts_text, read_host_file, resolv_conf_text, write_in_place
 from wherry.engine.events import Events
 from wherry.engine.images import Images
 from wherry.engine.launching import Launching
 from wherry.engine.log_details import details_for
+from wherry.engine.naming import Naming
 from wherry.engine.records import Container, ContainerRecord, encode_row
 from wherry.engine.settings import EngineSettings
 from wherry.errors import Internal, InvalidParameter
@@ -58,6 +58,7 @@ class Context:
         self.networks = networks
         self.launcher = launcher
         self.events = events
+        self.naming = Naming(settings, networks, self.paths)
         self.exec_ended: Callable[[Container, str, object], None] = lambda _c, _e, _code: None
         self.end_execs: Callable[[Container], None] = lambda _c: None
         self.forget_execs: Callable[[Container], None] = lambda _c: None
@@ -117,39 +118,6 @@ class Context:
         return bundle.EtcFiles(
             hosts=paths["hosts"], hostname=paths["hostname"], resolv_conf=paths["resolv_conf"]
         )
-
-    def write_etc_files(self, container: Container) -> None:
-        """Write the container's /etc/hosts, hostname and resolv.conf for this start."""
-        record = container.record
-        # The first network's; the others' addresses are another step's.
-        endpoint = next(iter(container.state.endpoints.values()), None)
-        host, config = record.host, record.config
-        paths = self.paths(record.id)
-        on_host = host.network_mode == "host"
-        address = endpoint.address if endpoint else ""
-        gateway = endpoint.gateway if endpoint else ""
-        hosts = (
-            read_host_file("/etc/hosts")
-            if on_host and not host.extra_hosts
-            else hosts_text(
-                address=address,
-                hostname=config.hostname,
-                domainname=config.domainname,
-                extra=host.extra_hosts or (),
-                gateway=gateway or "127.0.0.1",
-            )
-        )
-        settings = self.settings
-        resolv_conf = resolv_conf_text(
-            read_host_file("/etc/resolv.conf"),
-            servers=host.dns or settings.dns,
-            search=host.dns_search or settings.dns_search,
-            options=host.dns_options or settings.dns_options,
-            same_network=on_host,
-        )
-        write_in_place(paths["hosts"], hosts)
-        write_in_place(paths["hostname"], config.hostname + "\n")
-        write_in_place(paths["resolv_conf"], resolv_conf)
 
     # Images
 

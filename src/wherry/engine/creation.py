@@ -6,6 +6,7 @@ shows a client the values it expects.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from wherry.engine import confinement
+from wherry.engine.etc_files import HOST_GATEWAY
 from wherry.engine.mounts import mounts_for
 from wherry.engine.records import ContainerRecord
 from wherry.engine.settings import BUILT_IN_RUNTIME, EngineSettings
@@ -347,13 +349,37 @@ def _check_host(host: HostConfig, facts: HostFacts) -> None:
         raise InvalidParameter(
             "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
         )
-    for extra in host.extra_hosts or ():
-        if ":" not in extra:
-            raise InvalidParameter(f'bad format for add-host: "{extra}"')
+    _check_names(host)
     if host.isolation not in ("", "default"):
         raise InvalidParameter(f"invalid isolation ({host.isolation}): linux only supports 'default'")
     if host.cgroup_parent and ".." in host.cgroup_parent.split("/"):
         raise InvalidParameter(f"invalid cgroup parent {host.cgroup_parent!r}: it must not hold '..'")
+
+
+def _check_names(host: HostConfig) -> None:
+    """What goes into /etc/hosts and /etc/resolv.conf."""
+    for extra in host.extra_hosts or ():
+        name, _, address = extra.partition("=") if "=" in extra else extra.partition(":")
+        if not name or not address or name.split() != [name]:
+            raise InvalidParameter(f'bad format for add-host: "{extra}"')
+        if address != HOST_GATEWAY and not is_address(address.strip("[]")):
+            raise InvalidParameter(f'invalid IP address in add-host: "{address}"')
+    for server in host.dns or ():
+        if not is_address(server):
+            raise InvalidParameter(f"bad nameserver address: {server}")
+    for what, texts in (("DNS search domain", host.dns_search), ("DNS option", host.dns_options)):
+        for text in texts or ():
+            if text.split() != [text]:
+                raise InvalidParameter(f"invalid {what} {text!r}: it is one word")
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_mode(what: str, mode: str, plain: tuple[str, ...], *, joins: bool = True) -> None:

@@ -101,6 +101,7 @@ class Engine:
                 launcher=launcher,
                 events=events,
             )
+            undo.callback(context.naming.close)
             launcher.background = context.spawn
             containers = Containers(context)
             services.append(containers)

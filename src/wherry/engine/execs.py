@@ -115,7 +115,11 @@ class Execs:
         if shim is None:
             raise Conflict(f"container {container.id} is not running")
         process = bundle.process_for_exec(
-            container.record, body, settings=self._context.settings, facts=self._context.facts
+            container.record,
+            body,
+            settings=self._context.settings,
+            facts=self._context.facts,
+            linked=self._context.naming.link_environment(container),
         )
         self._emit(it, f"exec_start: {' '.join(body.cmd or ())}")
         it.is_running = True

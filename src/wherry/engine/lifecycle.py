@@ -68,6 +68,7 @@ class Lifecycle:
         try:
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(context.networks.release, container.id)
+                undo.callback(context.naming.end, container)
                 shim = await self._prepare(container, find_running, undo)
                 state.pid = await self._launch(container, shim)
                 killpoint("start:started")
@@ -86,6 +87,7 @@ class Lifecycle:
         await context.save_state(container)
         killpoint("start:state-written")
         container.mark("recorded")
+        context.naming.tell_linked(container)
         context.events.emit("container", "start", container.id, container.event_attributes())
 
     async def _prepare(self, container: Container, find_running: FindRunning, undo: AsyncExitStack) -> Shim:
@@ -93,6 +95,9 @@ class Lifecycle:
         context, record, state = self._context, container.record, container.state
         mode = record.host.network_mode
         joined = self._joined(container, find_running)
+        if joined.network_of:  # one network, one name
+            other = find_running(mode).record.config
+            record.config.hostname, record.config.domainname = other.hostname, other.domainname
         directory = context.exec_dir(container.id)
         # An earlier run's records must not be taken for this one's.
         shutil.rmtree(directory, ignore_errors=True)
@@ -106,6 +111,7 @@ class Lifecycle:
         undo.push_async_callback(send_away, shim)
         killpoint("start:shim-forked")
         sandbox: int | None = None
+        name_sockets: Mapping[str, int] = {}
         if not mode.startswith("container:"):
             try:
                 attachment = await context.networks.acquire(container.id, endpoint_requests(record))
@@ -114,17 +120,14 @@ class Lifecycle:
             self._tell_networks("connect", container, attachment.endpoints)
             state.endpoints = dict(zip(record.endpoints, attachment.endpoints, strict=True))
             sandbox = attachment.sandbox
+            name_sockets = await context.naming.begin(container, attachment)
         container.mark("network ready")
         killpoint("start:network-ready")
-        other = find_running(mode) if mode.startswith("container:") else None
-        if other is not None:
-            self._share_names(container, other)
-        seccomp = self._write_bundle(
-            container, joined, directory, has_sandbox=sandbox is not None, shares_with=other
-        )
+        seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
         container.mark("bundle written")
         killpoint("start:bundle-written")
         runtime = record.host.runtime
+        kept = shim.keep(name_sockets) if name_sockets else None
         created = shim.create(
             bundle=directory,
             runtime=None if runtime == BUILT_IN_RUNTIME else context.runtime_command(runtime),
@@ -138,15 +141,10 @@ class Lifecycle:
         )
         created.add_done_callback(lambda _: container.mark("container created"))
         await created
+        if kept is not None:
+            await kept
         killpoint("start:created")
         return shim
-
-    def _share_names(self, container: Container, other: Container) -> None:
-        """Who shares a network namespace shares the name in it, as in Docker."""
-        if other is container:
-            raise Internal("cannot join own network namespace")  # Docker's text
-        container.record.config.hostname = other.record.config.hostname
-        container.record.config.domainname = other.record.config.domainname
 
     def _tell_networks(self, action: str, container: Container, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
@@ -185,6 +183,9 @@ class Lifecycle:
             pid=path(host.pid_mode, "pid"),
             ipc=path(host.ipc_mode, "ipc"),
             network=path(host.network_mode, "net"),
+            network_of=find_running(host.network_mode).id
+            if host.network_mode.startswith("container:")
+            else "",
             shm=shm,
         )
 
@@ -195,12 +196,10 @@ class Lifecycle:
         directory: str,
         *,
         has_sandbox: bool,
-        shares_with: Container | None,
     ) -> str | None:
         """config.json and the /etc files on disk; the path of the compiled seccomp filter."""
         context, record = self._context, container.record
-        if shares_with is None:
-            context.write_etc_files(container)
+        context.naming.write_files(container)
         for mount in record.mounts:
             if mount.create_source and not os.path.exists(mount.source):
                 os.makedirs(mount.source, exist_ok=True)
@@ -214,10 +213,11 @@ class Lifecycle:
             record,
             settings=context.settings,
             facts=context.facts,
-            etc=context.etc_files(shares_with.id if shares_with is not None else container.id),
+            etc=context.etc_files(joined.network_of or container.id),
             joined=joined,
             has_sandbox=has_sandbox,
             seccomp=profile,
+            linked=context.naming.link_environment(container),
         )
         with open(os.path.join(directory, "config.json"), "wb", opener=_private) as file:
             file.write(msgspec.json.encode(spec))
@@ -302,6 +302,7 @@ class Lifecycle:
             state.oom_killed = state.oom_killed or end.oom_killed
             state.pid = 0
             shim, container.shim = container.shim, None
+            context.naming.end(container)
             await context.networks.release(container.id)
             self._tell_networks("disconnect", container, state.endpoints.values())
             state.endpoints = {}

@@ -72,6 +72,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     host: HostConfig
     endpoints: dict[str, EndpointSettings]  # by network name, or as given where there was no such network yet
     mounts: tuple[MountSpec, ...] = ()
+    links: dict[str, str] = {}  # legacy links: IDs of containers by what this one calls them
     snapshot_driver: str
     path: str
     args: tuple[str, ...]

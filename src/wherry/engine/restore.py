@@ -54,6 +54,7 @@ async def restore(context: Context, containers: Containers, execs: Execs) -> Non
         except Exception:  # one container that cannot be restored must not keep the others from their engine
             _log.exception("container %s could not be restored", container.id)
             alive.add(container.id)
+    await context.naming.restore([known[i] for i in known if i in alive])
     await _end_strangers(context, {*known, *hidden})
     await context.networks.reconcile(alive)
     await asyncio.to_thread(_sweep_files, context, {*known, *hidden})

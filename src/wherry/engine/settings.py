@@ -52,6 +52,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
+    host_gateway_ips: tuple[
+        str, ...
+    ] = ()  # what `--add-host NAME:host-gateway` means; empty: the default network's
     debug: bool = False
     shutdown_timeout_s: int = 15
 

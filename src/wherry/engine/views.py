@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
+import msgspec
 from msgspec import UNSET
 
 from wherry.engine.creation import check_port
+from wherry.engine.naming import dns_names
 from wherry.engine.records import Container, MountSpec
 from wherry.engine.times import ago, rfc3339
 from wherry.errors import InvalidParameter
@@ -76,7 +78,7 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
             gw_priority=asked.gw_priority,
         )
         if container.state.started_ns and name not in PREDEFINED:
-            settings.dns_names = dns_names(container, asked.aliases or ())
+            settings.dns_names = dns_names(container, name)
         endpoint = container.state.endpoints.get(name)
         if endpoint is not None and container.state.is_running:
             settings.network_id = endpoint.network_id
@@ -92,18 +94,12 @@ def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
     return shown
 
 
-def dns_names(container: Container, aliases: Sequence[str]) -> list[str]:
-    """What the container is called on a user's network, in Docker's order; the first is what its address resolves to."""
-    record = container.record
-    names = [record.name, *aliases, record.id[:12], record.config.hostname]
-    return list(dict.fromkeys(name for name in names if name))
-
-
 def inspect(
     container: Container,
     *,
     paths: Mapping[str, str],
     graph_data: Mapping[str, str],
+    links: list[str] | None = None,
     size_rw: int | None = None,
     size_root_fs: int | None = None,
 ) -> ContainerInspect:
@@ -159,7 +155,7 @@ def inspect(
         process_label="",
         app_armor_profile="",
         exec_ids=[e for e, it in container.execs.items() if it.is_running] or None,
-        host_config=record.host,
+        host_config=msgspec.structs.replace(record.host, links=links),
         graph_driver=GraphDriverData(data=dict(graph_data), name=record.snapshot_driver),
         mounts=_mount_points(container),
         config=record.config,

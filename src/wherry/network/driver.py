@@ -59,6 +59,11 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     config_from: str = ""
 
     @property
+    def has_names(self) -> bool:
+        """Whether its containers find each other by name: on every network but Docker's three own ones."""
+        return self.name not in ("bridge", "host", "none")
+
+    @property
     def ipv4(self) -> AddressPool | None:
         return next((pool for pool in self.pools if not pool.is_ipv6), None)
 

@@ -37,6 +37,7 @@ from wherry.network.defaults import (
     look_at_bridge,
     new_network,
 )
+from wherry.network.dns.namespace import NameSockets
 from wherry.network.driver import Endpoint, EndpointRequest, NetworkConfig, NetworkDriver
 from wherry.network.links import IPNetwork, Links
 from wherry.network.places import Places
@@ -55,6 +56,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoints: tuple[Endpoint, ...]  # as asked for
     sandbox: int | None  # the network namespace; closed by `release`: hand out copies. None: the host's
+    names: NameSockets | None = None  # the name service's, where the sandbox was made with them: the taker's
 
 
 class Networks:
@@ -214,8 +216,9 @@ class Networks:
             undo.pop_all()
         if sandbox is None:
             return Attachment(endpoints=tuple(endpoints), sandbox=None)
+        names = sandbox.hand_over_names()
         self._sandboxes[container_id] = sandbox.hand_over()
-        return Attachment(endpoints=tuple(endpoints), sandbox=self._sandboxes[container_id])
+        return Attachment(endpoints=tuple(endpoints), sandbox=self._sandboxes[container_id], names=names)
 
     async def release(self, container_id: str) -> None:
         """Take a container's places back: its interfaces off their bridges, then its addresses free.

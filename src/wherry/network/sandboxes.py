@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from wherry.errors import Unavailable
+from wherry.network.dns.namespace import NameSockets, open_here
 from wherry.network.links import Links
 
 T = TypeVar("T")
@@ -47,12 +48,13 @@ processor.
 class Sandbox:
     """A network namespace we hold. Close it, or `hand_over` its descriptor: never both."""
 
-    __slots__ = ("_netns", "id", "indexes", "interface", "links", "network_id", "port_index")
+    __slots__ = ("_netns", "id", "indexes", "interface", "links", "names", "network_id", "port_index")
 
     def __init__(self, netns: int, links: Links) -> None:
         self.id = secrets.token_hex(32)  # becomes the id of the first endpoint in it
         self._netns = netns
         self.links = links  # configures the inside
+        self.names: NameSockets | None = None  # the name service's sockets, if it was made with them
         self.indexes: dict[str, int] = {}  # of the interfaces inside, by network
         self.network_id = ""  # the network it was made for, with a veth; empty: for none
         self.interface = ""  # the host's end of that veth
@@ -66,11 +68,19 @@ class Sandbox:
     def hand_over(self) -> int:
         """The descriptor, the caller's from here on."""
         netns, self._netns = self._netns, -1
-        self.links.close()
+        self.close()
         return netns
+
+    def hand_over_names(self) -> NameSockets | None:
+        """The name service's sockets, the caller's from here on."""
+        names, self.names = self.names, None
+        return names
 
     def close(self) -> None:
         self.links.close()
+        if self.names is not None:
+            self.names.close()
+            self.names = None
         if self._netns >= 0:
             os.close(self._netns)
             self._netns = -1
@@ -90,8 +100,11 @@ class Maker:
     def run(self, step: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, step)
 
-    def make(self) -> Sandbox:
-        """A namespace with `lo` up and no IPv6. For the maker's thread only."""
+    def make(self, *, names: bool = False) -> Sandbox:
+        """A namespace with `lo` up and no IPv6. For the maker's thread only.
+
+        `names`: with the name service's sockets and rules.
+        """
         if self._libc.unshare(_CLONE_NEWNET):
             raise _error("unshare(CLONE_NEWNET)")
         try:
@@ -105,6 +118,8 @@ class Maker:
             try:
                 disable_ipv6("all", "default")
                 links.change(_LOOPBACK, up=True)
+                if names:
+                    sandbox.names = open_here()
             except BaseException:
                 sandbox.close()
                 raise

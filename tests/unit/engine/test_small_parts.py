@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry.engine.etc_files import hosts_text, resolv_conf_text
 from wherry.engine.events import BACKLOG, REPLAY, Events
 from wherry.engine.log_details import details_for, expand_tag
 from wherry.engine.names import check_name, suggest_name
@@ -70,31 +69,6 @@ def test_every_step_of_the_state_table_and_no_other() -> None:
             else:
                 with pytest.raises(Internal):
                     state.become(wanted)
-
-
-def test_hosts() -> None:
-    text = hosts_text(
-        address="172.17.0.2",
-        hostname="web",
-        domainname="lan",
-        extra=["db:10.0.0.1", "me:host-gateway"],
-        gateway="172.17.0.1",
-    )
-    assert text.startswith("127.0.0.1\tlocalhost\n") and text.endswith("172.17.0.2\tweb.lan web\n")
-    assert "10.0.0.1\tdb\n" in text and "172.17.0.1\tme\n" in text
-    assert "web" not in hosts_text(address="", hostname="web", domainname="", extra=(), gateway="")
-
-
-def test_resolv_conf() -> None:
-    host = "# a comment\nnameserver 127.0.0.53\nnameserver 10.0.0.2 # inside\nsearch lan\noptions ndots:2\n"
-    plain = {"servers": (), "search": (), "options": ()}
-    assert resolv_conf_text(host, **plain, same_network=False) == (
-        "nameserver 10.0.0.2\nsearch lan\noptions ndots:2\n"
-    )
-    assert "127.0.0.53" in resolv_conf_text(host, **plain, same_network=True)
-    assert "8.8.8.8" in resolv_conf_text("nameserver ::1\n", **plain, same_network=False)
-    given_text = resolv_conf_text(host, servers=["1.1.1.1"], search=["."], options=["x"], same_network=False)
-    assert given_text == "nameserver 1.1.1.1\noptions x\n"
 
 
 def test_log_details() -> None:

@@ -278,6 +278,28 @@ async def test_descriptors_are_handed_over_by_name(yard):
     assert caught.value.kind == "not-found"
 
 
+async def test_descriptors_are_kept_for_the_next_daemon_until_the_end(yard):
+    pipes = [os.pipe() for _ in range(2)]
+    run = await yard.run(["sleep", "100"])
+    await run.shim.keep({"a": pipes[0][1], "b": pipes[1][1]})
+    for _, writer in pipes:
+        os.close(writer)
+    kept = await run.shim.descriptors("b", "a", "netns")
+    for fd, text in zip(kept, (b"b", b"a"), strict=False):
+        os.write(fd, text)
+    assert [os.read(reader, 10) for reader, _ in pipes] == [b"a", b"b"]
+    for fd in kept:
+        os.close(fd)
+    with pytest.raises(ShimError) as caught:
+        await run.shim.descriptors("a", "c")
+    assert caught.value.kind == "not-found"
+    await run.shim.kill(9)
+    await run.event("exit")
+    for reader, _ in pipes:
+        assert os.read(reader, 10) == b""  # nobody has the other end any more
+        os.close(reader)
+
+
 async def test_300_mb_both_ways_through_attach(yard):
     run = await yard.run(["cat"], create={"stdin": True, "stdin_once": True}, log=False)
     client = run.attach(stdin=True)

@@ -235,7 +235,7 @@ class Bridge:
 
     def _make(self, network: NetworkConfig, side: _Side) -> Sandbox:
         """A sandbox with a veth on the bridge, up on both ends. In the maker's thread."""
-        sandbox = self._maker.make()
+        sandbox = self._maker.make(names=network.has_names)
         try:
             for _ in range(_NAME_ATTEMPTS):
                 try:
