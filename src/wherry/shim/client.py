@@ -213,6 +213,22 @@ class Shim:
         127; permission: 126."""
         return self._plain("start")
 
+    def keep(
+        self, descriptors: Mapping[str, int], *, relay: Mapping[str, tuple[str, int] | None] | None = None
+    ) -> asyncio.Future[Message]:
+        """Have copies of `descriptors` held by their names while the container lives; before `create` too.
+
+        `relay`: where to carry what reaches a held socket, an address and a port; None: nowhere. For names that are
+        held already it changes their target. At most protocol.MAX_FDS descriptors in one request.
+        """
+        return self._plain(
+            "keep", list(descriptors.values()), names=list(descriptors), relay=dict(relay or {})
+        )
+
+    def drop(self, names: Sequence[str]) -> asyncio.Future[Message]:
+        """Close what was kept by these names. Those that are not there are passed over."""
+        return self._plain("drop", names=list(names))
+
     def attach(
         self,
         client: socket.socket,
@@ -286,11 +302,11 @@ class Shim:
         return self._plain("pids")
 
     def state(self) -> asyncio.Future[Message]:
-        """Result: `status`, `pid`, `execs`, `exit`."""
+        """Result: `status`, `pid`, `execs`, `kept` (names), `exit`."""
         return self._plain("state")
 
     async def descriptor(self, name: str) -> int:
-        """The descriptor `name` (`netns`, `rootfs`, `log`), the caller's to close."""
+        """The descriptor `name` (`netns`, `rootfs`, `log`, or one that is kept), the caller's to close."""
         _, fds = await self._connection.request("fds", names=[name])
         return fds[0]
 

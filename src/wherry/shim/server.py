@@ -38,6 +38,7 @@ from wherry.errors import InvalidParameter
 from wherry.runtime.errors import StartFailed
 from wherry.shim import records, sockets
 from wherry.shim.external import ExternalContainer
+from wherry.shim.kept import Kept
 from wherry.shim.keys import Detacher
 from wherry.shim.keys import parse as parse_keys
 from wherry.shim.loop import HANGUP, READ, WRITE, Loop
@@ -117,6 +118,7 @@ class Shim:
         """Wait status and time of the first process, while its output is still read."""
         self._oom_kills = 0
         self._released = False
+        self._kept = Kept(self._loop)
         self._listener = sockets.listen(directory, sockets.SHIM, backlog=MAX_CONNECTIONS)
         self._loop.watch(self._listener.fileno(), READ, self._on_connection)
         self._loop.watch_children(self._reap)
@@ -296,6 +298,18 @@ class Shim:
             self._stdio.finish(lambda: None)
         self._destroy()
 
+    def _keep(self, request: Message, fds: list[int]) -> Reply:
+        self._require(NEW, CREATED, RUNNING, PAUSED)
+        if self._ended is not None:
+            raise Refused(CONFLICT, f"container {self._id} is not running")
+        self._require_room(len(fds))
+        self._kept.add(request.get("names") or [], fds, request.get("relay") or {})
+        return {}, []
+
+    def _drop(self, request: Message, fds: list[int]) -> Reply:
+        self._kept.drop(request["names"])
+        return {}, []
+
     def _attach(self, request: Message, fds: list[int]) -> Reply:
         self._require(CREATED, RUNNING, PAUSED)
         if self._stdio is None or self._ended is not None:
@@ -407,6 +421,7 @@ class Shim:
                 for exec_id, running in self._execs.items()
             ]
             + list(self._ended_execs.values()),
+            "kept": self._kept.names(),
             "exit": self._exit,
         }, []
 
@@ -424,9 +439,10 @@ class Shim:
                 "rootfs": container.rootfs if container else -1,
                 "log": self._log.fileno() if self._log else -1,
             }
-            if known.get(name, -1) < 0:
+            descriptor = known.get(name, -1) if name in known else self._kept.find(name)
+            if descriptor < 0:
                 raise Refused(NOT_FOUND, f"no descriptor {name!r}")
-            found.append(known[name])
+            found.append(descriptor)
         return reply, found
 
     def _release(self, request: Message, fds: list[int]) -> Reply:
@@ -534,7 +550,8 @@ class Shim:
             self._tell("oom")
 
     def _destroy(self) -> None:
-        """Give back the container's cgroup, mounts and namespaces."""
+        """Give back the container's cgroup, mounts, namespaces and ports."""
+        self._kept.close()
         container = self._container
         if container is None:
             return
@@ -587,12 +604,12 @@ class Shim:
         if self._status not in statuses:
             raise Refused(CONFLICT, f"container {self._id} is {self._status}")
 
-    def _require_room(self) -> None:
+    def _require_room(self, wanted: int = 1) -> None:
         """Refuse what would use up the last descriptors: without any, not even daemons could be served."""
-        used = len(self._waiters) + len(self._execs) * DESCRIPTORS_PER_EXEC
+        used = len(self._waiters) + len(self._execs) * DESCRIPTORS_PER_EXEC + self._kept.descriptors
         used += sum(stdio.client_count for stdio in self._all_stdio())
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
-        if used >= limit:
+        if used + wanted > limit:
             raise Refused(
                 CONFLICT, f"container {self._id} has too many clients and processes attached: {used}"
             )
@@ -619,6 +636,8 @@ _OPERATIONS: dict[str, Callable[[Shim, Message, list[int]], Reply]] = {
         "hello",
         "create",
         "start",
+        "keep",
+        "drop",
         "attach",
         "wait",
         "exec",
