@@ -1,20 +1,21 @@
 """The host's firewall for containers: one nftables table of our own.
 
 The table is rendered whole from the networks there are and replaced in one transaction, so a start puts
-right whatever was changed, and there is no moment without rules. Everything is per network, not per
-container: starting a container changes no rule.
+right whatever was changed, and there is no moment without rules. Rules are per network, not per container:
+starting a container changes none. Its published ports are elements of maps (`port_rules.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from wherry.errors import Internal
-from wherry.network import foreign, nft
+from wherry.network import foreign, nft, port_rules
 from wherry.network.driver import NetworkConfig
+from wherry.network.elements import Elements, Lead
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,62 @@ class Firewall:
         self._lock = asyncio.Lock()
         self._warnings: list[str] = []
         self._applied: list[dict[str, Any]] = []  # our table as the kernel listed it when it was right
+        self._leads: set[Lead] | None = None  # None: those that an earlier daemon left are not read yet
+        self._elements: Elements | None = None
+
+    @property
+    def port_id(self) -> int:
+        """The sender of the changes to our table that need no second look; 0 when there were none."""
+        return self._elements.port_id if self._elements is not None else 0
+
+    async def lead(self, leads: Sequence[Lead]) -> None:
+        """Let published ports be led to their containers. Those that lead there already go on doing so."""
+        async with self._lock:
+            if not leads or not self._is_enabled:
+                return
+            known = self._known_leads()
+            known.update(leads)
+            try:
+                self._opened().add(leads)
+            except OSError as exc:
+                _log.warning(
+                    "cannot add published ports to table inet %s, making it anew: %s", self.table, exc
+                )
+                await self._apply()
+            port_rules.let_loopback_out(leads, self._networks.values())
+
+    async def unlead(self, leads: Sequence[Lead]) -> None:
+        """Lead these no more. They may be gone already."""
+        async with self._lock:
+            if not leads or not self._is_enabled:
+                return
+            self._known_leads().difference_update(leads)
+            try:
+                self._opened().remove(leads)
+            except OSError as exc:
+                _log.warning("cannot take ports from table inet %s, making it anew: %s", self.table, exc)
+                await self._apply()
+
+    async def lead_only(self, leads: Sequence[Lead]) -> None:
+        """At a start: lead these, and nothing that an earlier daemon left besides."""
+        stale = self._known_leads().difference(leads)
+        await self.unlead(sorted(stale))
+        await self.lead(leads)
+
+    def close(self) -> None:
+        if self._elements is not None:
+            self._elements.close()
+            self._elements = None
+
+    def _opened(self) -> Elements:
+        if self._elements is None:
+            self._elements = Elements(self.table)
+        return self._elements
+
+    def _known_leads(self) -> set[Lead]:
+        if self._leads is None:
+            self._leads = port_rules.leads_in(self._listing()) if self._is_enabled else set()
+        return self._leads
 
     async def add(self, network: NetworkConfig) -> None:
         """Let `network`'s rules be in force. Called again, it puts them right."""
@@ -51,7 +108,7 @@ class Firewall:
         """Put our rules back where somebody changed them."""
         async with self._lock:
             if self._networks and self._is_enabled:
-                if await asyncio.to_thread(self._listing) != self._applied:
+                if not await asyncio.to_thread(self._is_right):
                     _log.warning(
                         "somebody changed the rules of table inet %s: putting them right", self.table
                     )
@@ -93,8 +150,18 @@ class Firewall:
             _log.warning("cannot look at the host's other firewall rules: %s", exc)
 
     def _replace(self) -> None:
-        nft.run(render(self.table, self._networks.values(), guards_routes=self._guards_routes))
-        self._applied = self._listing()
+        leads = self._known_leads()
+        networks = self._networks.values()
+        nft.run(render(self.table, networks, guards_routes=self._guards_routes, leads=leads))
+        port_rules.let_loopback_out(leads, networks)
+        self._applied = port_rules.without_leads(self._listing())
+
+    def _is_right(self) -> bool:
+        listing = self._listing()
+        return (
+            port_rules.without_leads(listing) == self._applied
+            and port_rules.leads_in(listing) == self._known_leads()
+        )
 
     def _listing(self) -> list[dict[str, Any]]:
         try:
@@ -131,8 +198,11 @@ _ROUTE_GUARD = f"""
 		drop"""
 
 
-def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool) -> str:
+def render(
+    table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool, leads: Iterable[Lead] = ()
+) -> str:
     """The commands that replace our table by one for `networks`; without networks, that remove it."""
+    networks = list(networks)
     ours = [(n, n.ipv4.subnet) for n in networks if n.interface and n.ipv4]
     clear = (
         f"table inet {table}\ndelete table inet {table}\n"  # the first line so that the second cannot fail
@@ -172,8 +242,8 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool
 
 	chain inward {{
 		ct state established,related accept
-		ip daddr . iifname @homes jump within
 		ct status dnat oifname != @internal accept
+		ip daddr . iifname @homes jump within
 		drop
 	}}
 
@@ -186,7 +256,7 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards_routes: bool
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr @masqueraded ip saddr . oifname != @homes masquerade
 	}}
-}}
+{port_rules.render(networks, leads)}}}
 """
 
 

@@ -23,6 +23,8 @@ from wherry import plugins
 from wherry.errors import Internal, InvalidParameter, NotFound
 from wherry.network import foreign, nat
 from wherry.network.defaults import (
+    DEFAULT_BRIDGE_OPTION,
+    HOST_BINDING_OPTION,
     NO_BRIDGE,
     NetworkSettings,
     check_settings,
@@ -33,6 +35,7 @@ from wherry.network.defaults import (
 )
 from wherry.network.driver import Endpoint, EndpointRequest, NetworkConfig, NetworkDriver
 from wherry.network.ipam import Addresses, mac_for
+from wherry.network.publishing import Publisher
 from wherry.network.rule_watch import RuleWatch
 from wherry.network.sandboxes import Maker, Sandbox
 from wherry.store.database import Database
@@ -55,7 +58,12 @@ class Networks:
         self._settings = settings
         self._firewall = firewall
         marks = [foreign.mark_for(firewall.table, settings.bridge)] if settings.firewall_accept else []
-        self._watch = RuleWatch([firewall.table, *marks], firewall.restore)
+        self._watch = RuleWatch(
+            [firewall.table, *marks],
+            firewall.restore,
+            ignores=lambda sender: sender != 0 and sender == firewall.port_id,
+        )
+        self.publisher = Publisher(firewall)
         self._maker = Maker()
         self._drivers: dict[str, NetworkDriver] = {}
         self._networks: dict[str, NetworkConfig] = {}
@@ -181,6 +189,27 @@ class Networks:
             await self.release(container_id)
         for network in self._networks.values():
             await self._driver(network).reconcile(network, self.endpoints(network.id))
+        await self.publisher.reconcile()
+
+    def way_out(self, container_id: str) -> tuple[str, str, str]:
+        """Where the container's published ports are bound when that is not said, and which address they lead to.
+
+        (the host's address or "", the container's IPv4 address or "", its IPv6 address or ""). They are the
+        network's that leads out; a container without such a network has neither address.
+        """
+        places = [e for e in self.endpoints_of(container_id) if self._publishes(e)]
+        place = self._gateway(places)
+        if place is None:
+            return "", "", ""
+        network = self._networks[place.network_id]
+        default = self._settings.publish_address
+        if network.options.get(DEFAULT_BRIDGE_OPTION) != "true":
+            default = network.options.get(HOST_BINDING_OPTION, "") or default
+        return default, place.address, place.address6
+
+    def _publishes(self, endpoint: Endpoint) -> bool:
+        network = self._networks[endpoint.network_id]
+        return network.driver == "bridge" and not network.internal
 
     def list(self) -> list[NetworkConfig]:
         return sorted(self._networks.values(), key=lambda network: network.created_ns, reverse=True)
@@ -226,6 +255,7 @@ class Networks:
         for sandbox in self._sandboxes.values():
             os.close(sandbox)
         self._sandboxes.clear()
+        self._firewall.close()
 
     async def remove_all(self) -> None:
         """Remove the host's side of everything: bridge, interfaces, rules. For an uninstall; then `close`."""
