@@ -14,7 +14,7 @@ from wherry.engine.attach import AttachOptions
 from wherry.engine.logs import LogsOptions
 from wherry.errors import InvalidParameter, WherryError
 from wherry.model import wire
-from wherry.model.containers import ContainerConfig, ContainerCreate, ContainerUpdate
+from wherry.model.containers import ContainerConfig, ContainerCreate, ContainerUpdate, PortsAdd, PortsShown
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
@@ -170,6 +170,27 @@ async def update(call: Call) -> web.StreamResponse:
     return call.json(await call.engine.containers.update(call.ref, body))
 
 
+async def ports(call: Call) -> web.StreamResponse:
+    """wherry's own, as the next two: the ports a container has now, and changes to them."""
+    return call.json(PortsShown(ports=call.engine.ports.list(call.ref)))
+
+
+async def add_ports(call: Call) -> web.StreamResponse:
+    body = read_as(await call.read_json(), PortsAdd)
+    return call.json(PortsShown(ports=await call.engine.ports.add(call.ref, body.port_bindings)))
+
+
+async def remove_ports(call: Call) -> web.StreamResponse:
+    if not call.text("port"):
+        raise InvalidParameter(
+            "no port specified: use ?port=80/tcp, and hostport= or hostip= for only one of several"
+        )
+    left = await call.engine.ports.remove(
+        call.ref, call.text("port"), host_ip=call.text("hostip"), host_port=call.text("hostport")
+    )
+    return call.json(PortsShown(ports=left))
+
+
 async def rename(call: Call) -> web.StreamResponse:
     if not call.text("name"):
         raise InvalidParameter("Neither old nor new names may be empty")  # Docker's text
@@ -269,6 +290,9 @@ ROUTES = [
     Route("POST", "/containers/{ref}/kill", kill),
     Route("POST", "/containers/{ref}/pause", pause),
     Route("POST", "/containers/{ref}/unpause", unpause),
+    Route("GET", "/containers/{ref}/ports", ports),
+    Route("POST", "/containers/{ref}/ports", add_ports),
+    Route("DELETE", "/containers/{ref}/ports", remove_ports),
     Route("POST", "/containers/{ref}/rename", rename),
     Route("POST", "/containers/{ref}/resize", resize),
     Route("POST", "/containers/{ref}/restart", restart),

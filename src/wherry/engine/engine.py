@@ -20,6 +20,7 @@ from wherry.engine.execs import Execs
 from wherry.engine.images import Images
 from wherry.engine.launching import Launching
 from wherry.engine.networks import NetworkDirectory
+from wherry.engine.ports import PortChanges
 from wherry.engine.restore import restore
 from wherry.engine.settings import EngineSettings
 from wherry.engine.system import System, host_facts
@@ -48,6 +49,7 @@ class Engine:
         self.containers = containers
         self.execs = execs
         self.images = context.images
+        self.ports = PortChanges(context, containers.find)
         self.networks = NetworkDirectory(
             context.networks, lambda container_id: containers.find(container_id).name
         )
@@ -79,6 +81,7 @@ class Engine:
                     bip=settings.bip,
                     mtu=settings.mtu,
                     firewall_accept=settings.firewall_accept,
+                    publish_address=settings.publish_address,
                 ),
             )
             undo.push_async_callback(networks.close)

@@ -20,7 +20,7 @@ import msgspec
 from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
 from wherry.engine.context import Context
-from wherry.engine.creation import endpoint_requests, parse_signal
+from wherry.engine.creation import endpoint_requests, parse_signal, port_specs
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, NotModified, WherryError
@@ -111,12 +111,18 @@ class Lifecycle:
                 raise NotFound(f"failed to set up container networking: {exc}") from exc
             state.endpoints = dict(zip(record.endpoints, attachment.endpoints, strict=True))
             sandbox = attachment.sandbox
+        undo.push_async_callback(context.ports.close, container)
+        reserved = context.ports.reserve(container, port_specs(record))
+        undo.callback(context.ports.let_go, reserved)
+        killpoint("start:ports-reserved")
         container.mark("network ready")
         killpoint("start:network-ready")
         seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
         container.mark("bundle written")
         killpoint("start:bundle-written")
         runtime = record.host.runtime
+        kept = context.ports.hand_over(shim, container.id, reserved)
+        killpoint("start:ports-kept")
         created = shim.create(
             bundle=directory,
             runtime=None if runtime == BUILT_IN_RUNTIME else context.runtime_command(runtime),
@@ -129,6 +135,9 @@ class Lifecycle:
             netns=sandbox,
         )
         created.add_done_callback(lambda _: container.mark("container created"))
+        await context.ports.open(container)
+        await asyncio.gather(*kept)
+        killpoint("start:ports-open")
         await created
         killpoint("start:created")
         return shim
@@ -274,6 +283,8 @@ class Lifecycle:
             state.oom_killed = state.oom_killed or end.oom_killed
             state.pid = 0
             shim, container.shim = container.shim, None
+            await context.ports.close(container)
+            killpoint("exit:ports-closed")
             await context.networks.release(container.id)
             state.endpoints = {}
             killpoint("exit:network-released")

@@ -191,21 +191,19 @@ class Networks:
             await self._driver(network).reconcile(network, self.endpoints(network.id))
         await self.publisher.reconcile()
 
-    def way_out(self, container_id: str) -> tuple[str, str, str]:
-        """Where the container's published ports are bound when that is not said, and which address they lead to.
+    def way_in(self, container_id: str) -> Endpoint | None:
+        """The place that the container's published ports lead to: of those that can have any, the one that leads out.
 
-        (the host's address or "", the container's IPv4 address or "", its IPv6 address or ""). They are the
-        network's that leads out; a container without such a network has neither address.
+        None for a container that is on internal networks only, or shares the host's.
         """
-        places = [e for e in self.endpoints_of(container_id) if self._publishes(e)]
-        place = self._gateway(places)
-        if place is None:
-            return "", "", ""
-        network = self._networks[place.network_id]
-        default = self._settings.publish_address
-        if network.options.get(DEFAULT_BRIDGE_OPTION) != "true":
-            default = network.options.get(HOST_BINDING_OPTION, "") or default
-        return default, place.address, place.address6
+        return self._gateway(e for e in self.endpoints_of(container_id) if self._publishes(e))
+
+    def publish_address(self, endpoint: Endpoint) -> str:
+        """Where ports are bound that name no address; "" for everywhere."""
+        options = self._networks[endpoint.network_id].options
+        if options.get(DEFAULT_BRIDGE_OPTION) == "true":
+            return self._settings.publish_address
+        return options.get(HOST_BINDING_OPTION, "") or self._settings.publish_address
 
     def _publishes(self, endpoint: Endpoint) -> bool:
         network = self._networks[endpoint.network_id]

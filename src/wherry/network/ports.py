@@ -155,6 +155,15 @@ def ephemeral_range() -> tuple[int, int]:
         return _DEFAULT_EPHEMERAL
 
 
+def covers(spec: PortSpec, publication: Publication) -> bool:
+    """Whether `publication` is what `spec` asked for."""
+    return (
+        (spec.container_port, spec.protocol) == (publication.container_port, publication.protocol)
+        and spec.host_ip in ("", publication.host_ip)
+        and (spec.first == 0 or spec.first <= publication.host_port <= spec.last)
+    )
+
+
 class Ledger:
     """Which ports of the host are whose. Only what wherry published: other programs' are the kernel's to know."""
 
