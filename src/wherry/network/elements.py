@@ -11,7 +11,7 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -29,37 +29,43 @@ _PER_BATCH = 200
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
-class Lead(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """One element: what arrives at a port of the host goes to a container's. Without `address`: at any."""
+class Element(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """One element of a map, or of a set when `data` is empty. The parts are addresses, protocols and ports."""
 
-    protocol: str
-    address: str = ""  # the host's
-    port: int
-    to_address: str
-    to_port: int
-
-    @property
-    def map(self) -> str:
-        """The name of the map it belongs to."""
-        family = 6 if ":" in self.to_address else 4
-        return f"ports{family}" if self.address else f"any{family}"
-
-    @property
-    def key_text(self) -> str:
-        at = f"{self.address} . " if self.address else ""
-        return f"{at}{self.protocol} . {self.port}"
+    map: str
+    key: tuple[str | int, ...]
+    data: tuple[str | int, ...] = ()
 
     @property
     def text(self) -> str:
         """As nft writes it."""
-        return f"{self.key_text} : {self.to_address} . {self.to_port}"
+        key = " . ".join(map(str, self.key))
+        return f"{key} : {' . '.join(map(str, self.data))}" if self.data else key
 
-    def key(self) -> bytes:
-        at = ipaddress.ip_address(self.address).packed if self.address else b""
-        return at + struct.pack(">B3xH2x", _PROTOCOLS[self.protocol], self.port)
 
-    def data(self) -> bytes:
-        return ipaddress.ip_address(self.to_address).packed + struct.pack(">H2x", self.to_port)
+class Lead(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """What arrives at a port of the host goes to a container's. Without `address`: at any address of the host."""
+
+    protocol: str
+    address: str = ""
+    port: int
+    to_address: str
+    to_port: int
+
+    def elements(self) -> tuple[Element, Element]:
+        """What makes the firewall do so: where to, and that the container itself comes another way (port_rules.py)."""
+        family = 6 if ":" in self.to_address else 4
+        way = Element(
+            map=f"ports{family}" if self.address else f"any{family}",
+            key=(self.address, self.protocol, self.port) if self.address else (self.protocol, self.port),
+            data=(self.to_address, self.to_port),
+        )
+        return way, Element(map=f"selves{family}", key=(self.to_address, self.protocol, self.port))
+
+
+def elements_of(leads: Iterable[Lead]) -> list[Element]:
+    """All that makes the firewall lead `leads`, each once."""
+    return list(dict.fromkeys(element for lead in leads for element in lead.elements()))
 
 
 class Elements:
@@ -79,38 +85,38 @@ class Elements:
         self.port_id = int(self._socket.getsockname()[0])
         """By which the kernel names us to those who watch for changes."""
 
-    def add(self, leads: Sequence[Lead]) -> None:
+    def add(self, elements: Sequence[Element]) -> None:
         """FileExistsError when an element is there with another target, FileNotFoundError without our table."""
-        for start in range(0, len(leads), _PER_BATCH):
-            self._ask(_NEW_ELEMENT, _CREATE, leads[start : start + _PER_BATCH])
+        for start in range(0, len(elements), _PER_BATCH):
+            self._ask(_NEW_ELEMENT, _CREATE, elements[start : start + _PER_BATCH])
 
-    def remove(self, leads: Sequence[Lead]) -> None:
+    def remove(self, elements: Sequence[Element]) -> None:
         """Those that are not there are passed over."""
-        for start in range(0, len(leads), _PER_BATCH):
-            batch = leads[start : start + _PER_BATCH]
+        for start in range(0, len(elements), _PER_BATCH):
+            batch = elements[start : start + _PER_BATCH]
             try:
                 self._ask(_DELETE_ELEMENT, 0, batch)
             except FileNotFoundError:
-                for lead in batch if len(batch) > 1 else ():
+                for element in batch if len(batch) > 1 else ():
                     try:
-                        self._ask(_DELETE_ELEMENT, 0, [lead])
+                        self._ask(_DELETE_ELEMENT, 0, [element])
                     except FileNotFoundError:
                         pass
 
     def close(self) -> None:
         self._socket.close()
 
-    def _ask(self, kind: int, flags: int, leads: Sequence[Lead]) -> None:
+    def _ask(self, kind: int, flags: int, elements: Sequence[Element]) -> None:
         messages = [_batch(_BATCH_BEGIN, 0)]
         messages += [
-            _message(kind, flags | _REQUEST | _ACK, number, _INET, self._body(lead, kind == _NEW_ELEMENT))
-            for number, lead in enumerate(leads, 1)
+            _message(kind, flags | _REQUEST | _ACK, number, _INET, self._body(element, kind == _NEW_ELEMENT))
+            for number, element in enumerate(elements, 1)
         ]
-        messages.append(_batch(_BATCH_END, len(leads) + 1))
+        messages.append(_batch(_BATCH_END, len(elements) + 1))
         self._socket.send(b"".join(messages))
         code, culprit = self._answers()
         if code:
-            what = leads[culprit - 1].text if 0 < culprit <= len(leads) else "a batch"
+            what = elements[culprit - 1].text if 0 < culprit <= len(elements) else "a batch"
             raise OSError(code, f"nftables: {what}: {os.strerror(code)}")
 
     def _answers(self) -> tuple[int, int]:
@@ -128,15 +134,27 @@ class Elements:
                     code, culprit = error, sequence
                 data = data[(length + 3) & ~3 :]
 
-    def _body(self, lead: Lead, with_data: bool) -> bytes:
-        element = _nest(_KEY, _attribute(_VALUE, lead.key()))
-        if with_data:
-            element += _nest(_DATA, _attribute(_VALUE, lead.data()))
+    def _body(self, element: Element, with_data: bool) -> bytes:
+        body = _nest(_KEY, _attribute(_VALUE, _pack(element.key)))
+        if with_data and element.data:
+            body += _nest(_DATA, _attribute(_VALUE, _pack(element.data)))
         return (
             _attribute(_LIST_TABLE, self._table)
-            + _attribute(_LIST_SET, lead.map.encode() + b"\0")
-            + _nest(_LIST_ELEMENTS, _nest(_LIST_ELEMENT, element))
+            + _attribute(_LIST_SET, element.map.encode() + b"\0")
+            + _nest(_LIST_ELEMENTS, _nest(_LIST_ELEMENT, body))
         )
+
+
+def _pack(parts: Sequence[str | int]) -> bytes:
+    packed = b""
+    for part in parts:
+        if isinstance(part, int):
+            packed += struct.pack(">H2x", part)
+        elif part in _PROTOCOLS:
+            packed += struct.pack("B3x", _PROTOCOLS[part])
+        else:
+            packed += ipaddress.ip_address(part).packed
+    return packed
 
 
 def _batch(kind: int, sequence: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 from wherry.errors import Internal
 from wherry.network import foreign, nft, port_rules
 from wherry.network.driver import NetworkConfig
-from wherry.network.elements import Elements, Lead
+from wherry.network.elements import Element, Elements, Lead, elements_of
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Firewall:
             known = self._known_leads()
             known.update(leads)
             try:
-                self._opened().add(leads)
+                self._opened().add(elements_of(leads))
             except OSError as exc:
                 _log.warning(
                     "cannot add published ports to table inet %s, making it anew: %s", self.table, exc
@@ -65,9 +65,11 @@ class Firewall:
         async with self._lock:
             if not leads or not self._is_enabled:
                 return
-            self._known_leads().difference_update(leads)
+            known = self._known_leads()
+            known.difference_update(leads)
+            needed = set(elements_of(known))
             try:
-                self._opened().remove(leads)
+                self._opened().remove([e for e in elements_of(leads) if e not in needed])
             except OSError as exc:
                 _log.warning("cannot take ports from table inet %s, making it anew: %s", self.table, exc)
                 await self._apply()
@@ -90,7 +92,8 @@ class Firewall:
 
     def _known_leads(self) -> set[Lead]:
         if self._leads is None:
-            self._leads = port_rules.leads_in(self._listing()) if self._is_enabled else set()
+            found = port_rules.elements_in(self._listing()) if self._is_enabled else set[Element]()
+            self._leads = port_rules.leads_of(found)
         return self._leads
 
     async def add(self, network: NetworkConfig) -> None:
@@ -158,9 +161,8 @@ class Firewall:
 
     def _is_right(self) -> bool:
         listing = self._listing()
-        return (
-            port_rules.without_leads(listing) == self._applied
-            and port_rules.leads_in(listing) == self._known_leads()
+        return port_rules.without_leads(listing) == self._applied and port_rules.elements_in(listing) == set(
+            elements_of(self._known_leads())
         )
 
     def _listing(self) -> list[dict[str, Any]]:
@@ -231,7 +233,7 @@ def render(
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
 		# a container's own address is for its bridge and this host: other machines use published ports
-		iifname != "lo" ip daddr @guarded ip daddr . iifname != @homes drop
+		iifname != "lo" ip daddr @guarded ip daddr . iifname != @homes fib daddr type != local drop
 	}}
 
 	chain forward {{

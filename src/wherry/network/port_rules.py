@@ -10,6 +10,10 @@ What arrives at an address of the host is looked up, first with its address, the
 switch for it (route_localnet) also lets packets *in* by that bridge that are for 127.0.0.0/8, so the guard drops them,
 and nothing that arrives from outside is led by an element for 127.0.0.0/8. `[::1]` has no such switch: the shim
 relays it.
+
+The shim relays, too, what a container sends to its own port by the host's address, and what comes from a network whose
+containers do not see each other (`closed`). Where the kernel shows bridged packets to these chains (br_netfilter), a
+packet that is translated back to its own bridge stays bridged, and a bridge sends nothing back to where it came from.
 """
 
 from __future__ import annotations
@@ -17,10 +21,10 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from wherry.network.driver import NetworkConfig
-from wherry.network.elements import Lead
+from wherry.network.elements import Element, Lead, elements_of
 
 _log = logging.getLogger(__name__)
 
@@ -29,20 +33,24 @@ MAPS = {
     "any4": "inet_proto . inet_service : ipv4_addr . inet_service",
     "ports6": "ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service",
     "any6": "inet_proto . inet_service : ipv6_addr . inet_service",
+    "selves4": "ipv4_addr . inet_proto . inet_service",
+    "selves6": "ipv6_addr . inet_proto . inet_service",
 }
+"""Our maps, and sets, by what they hold."""
 
 
 def render(networks: Iterable[NetworkConfig], leads: Iterable[Lead]) -> str:
     """Maps and chains, for the inside of our table. The set `bridges` is the table's own."""
     by_map: dict[str, list[str]] = {name: [] for name in MAPS}
-    for lead in sorted(leads):
-        by_map[lead.map].append(lead.text)
+    for element in elements_of(sorted(leads)):
+        by_map[element.map].append(element.text)
     homes: dict[bool, list[str]] = {False: [], True: []}
     for network in networks:
         for pool in network.pools if network.interface else ():
             homes[pool.is_ipv6].append(f'{pool.subnet} . "{network.interface}"')
     maps = "".join(
-        f"\tmap {name} {{ type {kind}; {_elements(by_map[name])}}}\n" for name, kind in MAPS.items()
+        f"\t{'map' if ' : ' in kind else 'set'} {name} {{ type {kind}; {_elements(by_map[name])}}}\n"
+        for name, kind in MAPS.items()
     )
     return f"""
 {maps}	set hairpins4 {{ type ipv4_addr . ifname; flags interval; {_elements(homes[False])}}}
@@ -65,6 +73,9 @@ def render(networks: Iterable[NetworkConfig], leads: Iterable[Lead]) -> str:
 	chain ports_in {{
 		type nat hook prerouting priority dstnat; policy accept;
 		ip daddr 127.0.0.0/8 return
+		iifname @closed return
+		ip saddr . meta l4proto . th dport @selves4 return
+		ip6 saddr . meta l4proto . th dport @selves6 return
 		fib daddr type local meta l4proto {{ tcp, udp, sctp }} goto published
 	}}
 
@@ -84,22 +95,41 @@ def render(networks: Iterable[NetworkConfig], leads: Iterable[Lead]) -> str:
 """
 
 
-def leads_in(listing: Iterable[dict[str, Any]]) -> set[Lead]:
-    """The elements of our maps, of a table as nft lists it."""
-    found: set[Lead] = set()
+def elements_in(listing: Iterable[dict[str, Any]]) -> set[Element]:
+    """The elements of our maps and sets, of a table as nft lists it."""
+    found: set[Element] = set()
     for item in listing:
-        table_map = item.get("map")
-        if table_map is None or table_map["name"] not in MAPS:
-            continue
-        for key, value in table_map.get("elem", ()):
-            parts, target = cast("list[Any]", key["concat"]), cast("list[Any]", value["concat"])
+        for kind in ("map", "set"):
+            holder = item.get(kind)
+            if holder is None or holder["name"] not in MAPS:
+                continue
+            for entry in holder.get("elem", ()):
+                key, data = entry if kind == "map" else (entry, None)
+                found.add(
+                    Element(
+                        map=holder["name"],
+                        key=tuple(key["concat"]),
+                        data=tuple(data["concat"]) if data is not None else (),
+                    )
+                )
+    return found
+
+
+def leads_of(elements: Iterable[Element]) -> set[Lead]:
+    """What `elements` lead."""
+    found: set[Lead] = set()
+    for element in elements:
+        if element.data:
+            address = str(element.key[0]) if len(element.key) == 3 else ""
+            protocol, port = element.key[-2:]
+            to_address, to_port = element.data
             found.add(
                 Lead(
-                    address=str(parts[0]) if len(parts) == 3 else "",
-                    protocol=str(parts[-2]),
-                    port=int(parts[-1]),
-                    to_address=str(target[0]),
-                    to_port=int(target[1]),
+                    address=address,
+                    protocol=str(protocol),
+                    port=int(port),
+                    to_address=str(to_address),
+                    to_port=int(to_port),
                 )
             )
     return found
@@ -109,9 +139,10 @@ def without_leads(listing: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The listing of a table, whatever ports are published."""
     bare: list[dict[str, Any]] = []
     for item in listing:
-        table_map = item.get("map")
-        if table_map is not None and table_map["name"] in MAPS:
-            item = {"map": {key: value for key, value in table_map.items() if key != "elem"}}
+        for kind in ("map", "set"):
+            holder = item.get(kind)
+            if holder is not None and holder["name"] in MAPS:
+                item = {kind: {key: value for key, value in holder.items() if key != "elem"}}
         bare.append(item)
     return bare
 
