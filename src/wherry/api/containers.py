@@ -20,6 +20,8 @@ from wherry.model.containers import (
     ContainerUpdate,
     EndpointSettings,
     NetworkingConfig,
+    PortsAdd,
+    PortsShown,
 )
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
@@ -215,6 +217,27 @@ async def update(call: Call) -> web.StreamResponse:
     return call.json(await call.engine.containers.update(call.ref, body))
 
 
+async def ports(call: Call) -> web.StreamResponse:
+    """wherry's own, as the next two: the ports a container has now, and changes to them."""
+    return call.json(PortsShown(ports=call.engine.ports.list(call.ref)))
+
+
+async def add_ports(call: Call) -> web.StreamResponse:
+    body = read_as(await call.read_json(), PortsAdd)
+    return call.json(PortsShown(ports=await call.engine.ports.add(call.ref, body.port_bindings)))
+
+
+async def remove_ports(call: Call) -> web.StreamResponse:
+    if not call.text("port"):
+        raise InvalidParameter(
+            "no port specified: use ?port=80/tcp, and hostport= or hostip= for only one of several"
+        )
+    left = await call.engine.ports.remove(
+        call.ref, call.text("port"), host_ip=call.text("hostip"), host_port=call.text("hostport")
+    )
+    return call.json(PortsShown(ports=left))
+
+
 async def rename(call: Call) -> web.StreamResponse:
     if not call.text("name"):
         raise InvalidParameter("Neither old nor new names may be empty")  # Docker's text
@@ -314,6 +337,9 @@ ROUTES = [
     Route("POST", "/containers/{ref:path}/kill", kill),
     Route("POST", "/containers/{ref:path}/pause", pause),
     Route("POST", "/containers/{ref:path}/unpause", unpause),
+    Route("GET", "/containers/{ref:path}/ports", ports),
+    Route("POST", "/containers/{ref:path}/ports", add_ports),
+    Route("DELETE", "/containers/{ref:path}/ports", remove_ports),
     Route("POST", "/containers/{ref:path}/rename", rename),
     Route("POST", "/containers/{ref:path}/resize", resize),
     Route("POST", "/containers/{ref:path}/restart", restart),

@@ -23,6 +23,7 @@ from wherry.model.containers import (
     ContainerUpdated,
     ContainerWaited,
     EndpointSettings,
+    PortBinding,
 )
 from wherry.model.events import Event
 from wherry.model.execs import ExecCreate, ExecCreated, ExecInspect, ExecStart
@@ -85,6 +86,16 @@ class Containers(Protocol):
     async def logs(self, reference: str, options: LogsOptions, /) -> LogStream: ...
     async def attach(self, reference: str, options: AttachOptions, /) -> Attachment: ...
     async def wait(self, reference: str, condition: str, /) -> Waiter: ...
+
+
+class Ports(Protocol):
+    def list(self, reference: str, /) -> dict[str, list[PortBinding] | None]: ...
+    async def add(
+        self, reference: str, bindings: dict[str, list[PortBinding] | None], /
+    ) -> dict[str, list[PortBinding] | None]: ...
+    async def remove(
+        self, reference: str, port: str, /, *, host_ip: str, host_port: str
+    ) -> dict[str, list[PortBinding] | None]: ...
 
 
 class Execs(Protocol):
@@ -164,6 +175,8 @@ class Engine(Protocol):
     def images(self) -> Images: ...
     @property
     def networks(self) -> Networks: ...
+    @property
+    def ports(self) -> Ports: ...
     @property
     def system(self) -> System: ...
     @property

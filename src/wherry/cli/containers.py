@@ -111,6 +111,11 @@ def _top(session: Session, options: Options, arguments: list[str]) -> int:
 
 
 def _port(session: Session, options: Options, arguments: list[str]) -> int:
+    # A container may be called "add": docker's form has two words at most.
+    if arguments[0] in ("add", "rm") and len(arguments) > 2:
+        return _change_ports(session, arguments[0], arguments[1], arguments[2:])
+    if len(arguments) > 2:
+        raise Exit(1, '"wherry port" takes a container and one port at most, or "add" or "rm" before them')
     answer = session.client.get(f"/containers/{segment(arguments[0])}/json")
     ports = mapping(mapping(answer, "NetworkSettings"), "Ports")
     if len(arguments) == 2:
@@ -125,6 +130,23 @@ def _port(session: Session, options: Options, arguments: list[str]) -> int:
         for port in sorted(ports, key=lambda port: (int(port.partition("/")[0]), port)):
             lines += [f"{port} -> {_host_port(binding)}" for binding in items(ports, port)]
     session.out("".join(f"{line}\n" for line in lines))
+    return 0
+
+
+def _change_ports(session: Session, verb: str, container: str, texts: list[str]) -> int:
+    """Publish or withdraw ports of a container that is there already; `texts` as for `-p`."""
+    from wherry.cli.networks import read_publish
+
+    wanted = [found for text in texts for found in read_publish(text)]
+    path = f"/containers/{segment(container)}/ports"
+    if verb == "add":
+        bindings: dict[str, list[dict[str, str]]] = {}
+        for port, address, host in wanted:
+            bindings.setdefault(port, []).append({"HostIp": address, "HostPort": host})
+        session.client.post(path, value={"PortBindings": bindings})
+    for port, address, host in wanted if verb == "rm" else ():
+        query = [("port", port), ("hostip", address), ("hostport", host)]
+        session.client.delete(path, [(name, value) for name, value in query if value])
     return 0
 
 
@@ -218,7 +240,17 @@ wherry top web
 wherry top web -o pid,rss,args    with any options of ps
 """,
     ),
-    "port": Command(_port, "CONTAINER [PRIVATE_PORT[/PROTO]]", (1, 2), examples="wherry port web 80/tcp"),
+    "port": Command(
+        _port,
+        "[add|rm] CONTAINER [[IP:][HOST:]PORT[/PROTO]...]",
+        (1, None),
+        examples="""
+wherry port web                   where its ports are
+wherry port web 80/tcp            where one of them is
+wherry port add web 8080:80       publish another one, while it runs
+wherry port rm web 8080:80        and withdraw it
+""",
+    ),
     "diff": Command(_diff, "CONTAINER", (1, 1), examples="wherry diff web    A added, C changed, D deleted"),
     "commit": Command(
         _commit,

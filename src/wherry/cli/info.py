@@ -176,4 +176,7 @@ def _tail(info: dict[str, Any]) -> list[str]:
     if firewall.get("Driver"):
         lines.append(f" Firewall Backend: {firewall['Driver']}")
         lines += [f"  {key}: {value}" for key, value in items(firewall, "Info")]
+    if items(info, "OpenPorts"):
+        lines.append(" Open Ports:")
+        lines += [f"  {port}" for port in items(info, "OpenPorts")]
     return lines

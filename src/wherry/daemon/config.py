@@ -91,6 +91,7 @@ DIRECTIVES = (
     Directive("init", "init", "bool", "Run an init inside every container"),
     Directive("init-path", "init-path", "str", "Path of that init", "", "string"),
     Directive("insecure-registry", "insecure-registries", "list", "Registries to use without verified TLS", "", "list"),
+    Directive("ip", "ip", "str", "Where ports are published that name no address (default 0.0.0.0 and [::])", "", "ip"),
     Directive("label", "labels", "list", "Labels of the daemon, KEY=VALUE", "", "list"),
     Directive("log-driver", "log-driver", "str", 'Log driver of containers that ask for none (default "json-file")', "", "string"),
     Directive("log-format", "log-format", "str", 'Format of the daemon\'s own log, "text" or "json" (default "text")', "", "string"),
@@ -457,7 +458,7 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
     engine_fields: dict[str, str | Callable[[Any], Any]] = {
         "data-root": "data_root", "exec-root": "exec_root", "storage-driver": "storage_driver",
         "default-runtime": "default_runtime", "log-driver": "log_driver", "log-opts": "log_opts", "bridge": "bridge",
-        "bip": "bip", "mtu": "mtu", "firewall-accept": "firewall_accept", "cgroup-parent": "cgroup_parent",
+        "bip": "bip", "mtu": "mtu", "firewall-accept": "firewall_accept", "ip": "publish_address", "cgroup-parent": "cgroup_parent",
         "default-shm-size": "default_shm_size", "seccomp-profile": "seccomp_profile",
         "no-new-privileges": "no_new_privileges", "max-concurrent-downloads": "max_concurrent_downloads",
         "bip6": "bip6", "fixed-cidr": "fixed_cidr", "fixed-cidr-v6": "fixed_cidr_v6", "ipv6": "ipv6", "icc": "icc",

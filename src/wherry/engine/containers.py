@@ -249,8 +249,8 @@ class Containers:
                 "the image declares volumes, which are not supported yet: their data lives in the container's own"
                 " writable layer"
             )
-        if record.host.port_bindings:
-            warnings.append("published ports are not supported yet: reach the container by its own address")
+        if record.host.port_bindings and record.host.network_mode == "host":
+            warnings.append("Published ports are discarded when using host network mode")  # Docker's text
         if record.host.restart_policy.name != "no":
             warnings.append(f"restart policy {record.host.restart_policy.name!r} is kept but not applied yet")
         if config.healthcheck is not UNSET and config.healthcheck.test not in (None, [], ["NONE"]):

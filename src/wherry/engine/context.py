@@ -20,6 +20,7 @@ from wherry.engine.images import Images
 from wherry.engine.launching import Launching
 from wherry.engine.log_details import details_for
 from wherry.engine.naming import Naming
+from wherry.engine.ports import Publishing
 from wherry.engine.records import Container, ContainerRecord, encode_row
 from wherry.engine.settings import EngineSettings
 from wherry.errors import Internal, InvalidParameter
@@ -56,6 +57,7 @@ class Context:
         self.store = store
         self.images = images
         self.networks = networks
+        self.ports = Publishing(networks)
         self.launcher = launcher
         self.events = events
         self.naming = Naming(settings, networks, self.paths)

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -33,6 +33,7 @@ from wherry.model.containers import (
     RestartPolicy,
 )
 from wherry.network.driver import EndpointRequest, NetworkConfig
+from wherry.network.ports import PortSpec, parse_port, specs_for
 from wherry.network.requests import check_request
 
 MINIMUM_MEMORY = 6 << 20
@@ -128,6 +129,22 @@ def plan_container(
 def endpoint_requests(record: ContainerRecord) -> list[EndpointRequest]:
     """What the container asks of each of its networks, in the order of `record.endpoints`."""
     return [endpoint_request(name, asked) for name, asked in record.endpoints.items()]
+
+
+def port_specs(record: ContainerRecord) -> list[PortSpec]:
+    """The ports that the container is to have on the host. None where it has no network of its own."""
+    host, exposed = record.host, record.config.exposed_ports
+    if host.network_mode == "host" or host.network_mode.startswith("container:"):
+        return []
+    return _port_specs(host, () if isinstance(exposed, UnsetType) else exposed)
+
+
+def _port_specs(host: HostConfig, exposed: Iterable[str]) -> list[PortSpec]:
+    bindings = {
+        port: [(binding.host_ip, binding.host_port) for binding in asked or ()]
+        for port, asked in (host.port_bindings or {}).items()
+    }
+    return specs_for(bindings, exposed, publish_all=host.publish_all_ports)
 
 
 def endpoint_request(network: str, asked: EndpointSettings) -> EndpointRequest:
@@ -278,7 +295,7 @@ def _check_config(config: ContainerConfig) -> None:
         raise InvalidParameter(f"invalid stop timeout {config.stop_timeout}: use -1 (wait for ever) or more")
     if not isinstance(config.exposed_ports, UnsetType):
         for port in config.exposed_ports:
-            check_port(port)
+            parse_port(port)
 
 
 def _check_health(config: ContainerConfig) -> None:
@@ -295,16 +312,6 @@ def _check_health(config: ContainerConfig) -> None:
             raise InvalidParameter(f"{name} in Healthcheck cannot be less than 1ms")
     if check.retries < 0:
         raise InvalidParameter("Retries in Healthcheck cannot be negative")
-
-
-def check_port(text: str) -> tuple[int, str]:
-    """`80/tcp` as (80, "tcp")."""
-    number, _, protocol = text.partition("/")
-    if not number.isdigit() or not 0 < int(number) < 65536:
-        raise InvalidParameter(f'invalid port specification: "{text}"')
-    if protocol not in ("", "tcp", "udp", "sctp"):
-        raise InvalidParameter(f'invalid port specification: "{text}": unknown protocol {protocol!r}')
-    return int(number), protocol or "tcp"
 
 
 def parse_signal(text: str) -> int:
@@ -333,6 +340,9 @@ def _check_host(host: HostConfig, facts: HostFacts) -> None:
     check_restart_policy(host.restart_policy)
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
+    _port_specs(host, ())
+    if host.network_mode.startswith("container:") and (host.port_bindings or host.publish_all_ports):
+        raise InvalidParameter("conflicting options: port publishing and the container type network mode")
     if host.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:

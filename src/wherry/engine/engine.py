@@ -21,6 +21,7 @@ from wherry.engine.execs import Execs
 from wherry.engine.images import Images
 from wherry.engine.launching import Launching
 from wherry.engine.networks import NetworkDirectory
+from wherry.engine.ports import PortChanges
 from wherry.engine.restore import restore
 from wherry.engine.settings import EngineSettings
 from wherry.engine.system import System, host_facts
@@ -50,6 +51,7 @@ class Engine:
         self.containers = containers
         self.execs = execs
         self.images = context.images
+        self.ports = PortChanges(context, containers.find)
         self.networks = NetworkDirectory(
             context.networks,
             containers.name_of,
@@ -153,6 +155,7 @@ def network_settings(settings: EngineSettings) -> NetworkSettings:
         iptables=settings.iptables,
         ip6tables=settings.ip6tables,
         firewall_accept=settings.firewall_accept,
+        publish_address=settings.publish_address,
     )
 
 

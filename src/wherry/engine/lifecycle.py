@@ -21,7 +21,7 @@ from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
 from wherry.engine.connecting import network_attributes
 from wherry.engine.context import Context
-from wherry.engine.creation import endpoint_requests, parse_signal
+from wherry.engine.creation import endpoint_requests, parse_signal, port_specs
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, WherryError
@@ -121,13 +121,20 @@ class Lifecycle:
             state.endpoints = dict(zip(record.endpoints, attachment.endpoints, strict=True))
             sandbox = attachment.sandbox
             name_sockets = await context.naming.begin(container, attachment)
+        undo.push_async_callback(context.ports.close, container)
+        reserved = context.ports.reserve(container, port_specs(record))
+        undo.callback(context.ports.let_go, reserved)
+        killpoint("start:ports-reserved")
         container.mark("network ready")
         killpoint("start:network-ready")
         seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
         container.mark("bundle written")
         killpoint("start:bundle-written")
         runtime = record.host.runtime
-        kept = shim.keep(name_sockets) if name_sockets else None
+        kept = context.ports.hand_over(shim, container.id, reserved)
+        if name_sockets:
+            kept.append(shim.keep(name_sockets))
+        killpoint("start:ports-kept")
         created = shim.create(
             bundle=directory,
             runtime=None if runtime == BUILT_IN_RUNTIME else context.runtime_command(runtime),
@@ -140,9 +147,10 @@ class Lifecycle:
             netns=sandbox,
         )
         created.add_done_callback(lambda _: container.mark("container created"))
+        await context.ports.open(container)
+        await asyncio.gather(*kept)
+        killpoint("start:ports-open")
         await created
-        if kept is not None:
-            await kept
         killpoint("start:created")
         return shim
 
@@ -303,6 +311,8 @@ class Lifecycle:
             state.pid = 0
             shim, container.shim = container.shim, None
             context.naming.end(container)
+            await context.ports.close(container)
+            killpoint("exit:ports-closed")
             await context.networks.release(container.id)
             self._tell_networks("disconnect", container, state.endpoints.values())
             state.endpoints = {}

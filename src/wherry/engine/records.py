@@ -22,6 +22,7 @@ import msgspec
 from wherry.errors import Internal
 from wherry.model.containers import ContainerConfig, ContainerWaited, EndpointSettings, HostConfig
 from wherry.network.driver import Endpoint
+from wherry.network.ports import Publication
 
 if TYPE_CHECKING:
     from wherry.engine.attach import EarlyClient
@@ -91,6 +92,7 @@ class ContainerState(msgspec.Struct, kw_only=True):
     finished_ns: int = 0
     restart_count: int = 0
     is_manually_stopped: bool = False
+    ports: tuple[Publication, ...] = ()  # published now
     endpoints: dict[str, Endpoint] = {}  # by network name, as in the record; empty while it does not run
 
     @property

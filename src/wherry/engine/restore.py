@@ -106,6 +106,7 @@ async def _reconnect(context: Context, containers: Containers, execs: Execs, con
         context.networks.inspect(endpoint.network_id).name: endpoint
         for endpoint in context.networks.endpoints_of(container.id)
     }
+    await context.ports.restore(container, shim, status.get("kept", ()))
     await context.save_state(container)
     return True
 

@@ -38,6 +38,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     ip6tables: bool = True
     mtu: int = 1500
     firewall_accept: bool = False
+    publish_address: str = ""  # where ports are bound that name no address; empty: everywhere
     cgroup_parent: str = ""
     default_shm_size: int = 64 << 20
     default_ulimits: dict[str, tuple[int, int]] = {}

@@ -167,8 +167,18 @@ class System:
             runc_commit=Commit(id=""),
             init_commit=Commit(id=""),
             security_options=security,
+            open_ports=self._open_ports(),
             warnings=[*self._warnings(has), *context.networks.warnings()] or None,
         )
+
+    def _open_ports(self) -> list[str]:
+        """`0.0.0.0:8080/tcp web:80` for each published port that is not this host's alone."""
+        shown: list[str] = []
+        for owner, port in self._context.ports.open_to_the_world():
+            address = f"[{port.host_ip}]" if port.is_ipv6 else port.host_ip
+            name = self._containers.find(owner).name
+            shown.append(f"{address}:{port.host_port}/{port.protocol} {name}:{port.container_port}")
+        return sorted(shown)
 
     def _warnings(self, has: frozenset[str]) -> list[str]:
         warnings = [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 from msgspec import UNSET
 
-from wherry.engine.creation import check_port
+from wherry.engine.creation import port_specs
 from wherry.engine.naming import dns_names
 from wherry.engine.records import Container, MountSpec
 from wherry.engine.times import ago, rfc3339
@@ -22,11 +22,13 @@ from wherry.model.containers import (
     MountPoint,
     NetworkSettings,
     Port,
+    PortBinding,
     State,
     SummaryHostConfig,
     SummaryNetworkSettings,
 )
 from wherry.network.creation import PREDEFINED
+from wherry.network.ports import parse_port, parse_port_range
 
 Filters = Mapping[str, list[str]]
 
@@ -122,8 +124,7 @@ def inspect(
         settings.global_ipv6_address = bridge.global_ipv6_address
         settings.global_ipv6_prefix_len = bridge.global_ipv6_prefix_len
         settings.mac_address = bridge.mac_address
-    if state.is_running and record.config.exposed_ports is not UNSET:
-        settings.ports = dict.fromkeys(record.config.exposed_ports)
+    settings.ports = port_map(container)
     view = ContainerInspect(
         id=record.id,
         created=rfc3339(record.created_ns),
@@ -191,12 +192,31 @@ def summary(container: Container, *, image: str, now_ns: int) -> ContainerSummar
     return row
 
 
-def _ports(container: Container) -> list[Port]:
+def port_map(container: Container) -> dict[str, list[PortBinding] | None]:
+    """`NetworkSettings.Ports`: each exposed port, with where it is published."""
+    if not container.state.is_running:
+        return {}
     exposed = container.record.config.exposed_ports
-    if exposed is UNSET or not container.state.is_running:
-        return []
-    ports = [check_port(text) for text in exposed]
-    return [Port(private_port=number, type=protocol) for number, protocol in sorted(ports)]
+    shown: dict[str, list[PortBinding] | None] = {} if exposed is UNSET else dict.fromkeys(exposed)
+    for port in container.state.ports:
+        bindings = shown.get(f"{port.container_port}/{port.protocol}") or []
+        bindings.append(PortBinding(host_ip=port.host_ip, host_port=str(port.host_port)))
+        shown[f"{port.container_port}/{port.protocol}"] = bindings
+    return shown
+
+
+def _ports(container: Container) -> list[Port]:
+    """The PORTS column."""
+    rows: list[tuple[int, str, str, int]] = []
+    for port, bindings in port_map(container).items():
+        number, protocol = parse_port(port)
+        if not bindings:
+            rows.append((number, protocol, "", 0))
+        rows += [(number, protocol, b.host_ip, int(b.host_port)) for b in bindings or ()]
+    return [
+        Port(ip=ip or UNSET, private_port=number, public_port=public or UNSET, type=protocol)
+        for number, protocol, ip, public in sorted(rows)
+    ]
 
 
 STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
@@ -258,7 +278,8 @@ def container_filter(
     before = [find(text).record.created_ns for text in filters.get("before", ())]
     since = [find(text).record.created_ns for text in filters.get("since", ())]
     wants_task = any(text.lower() in ("true", "1") for text in filters.get("is-task", ()))
-    expose = {check_port(text) for text in filters.get("expose", ())}
+    expose = {port for text in filters.get("expose", ()) for port in ports_of_filter(text)}
+    publish = {port for text in filters.get("publish", ()) for port in ports_of_filter(text)}
 
     def matches(container: Container) -> bool:
         record, state = container.record, container.state
@@ -277,11 +298,28 @@ def container_filter(
             or (filters.get("health") and "none" not in filters["health"])
             or (filters.get("isolation") and "default" not in filters["isolation"])
             or wants_task
-            or (expose and not (exposed and expose & {check_port(text) for text in exposed}))
-            or bool(filters.get("publish"))
+            or (expose and not (exposed and expose & {parse_port(text) for text in exposed}))
+            or (publish and publish.isdisjoint(_host_ports(container)))
         )
 
     return matches
+
+
+def ports_of_filter(text: str) -> set[tuple[int, str]]:
+    """`80`, `80/udp` or `8000-8010/tcp` as ports."""
+    numbers, slash, protocol = text.partition("/")
+    first, last = parse_port_range(numbers)
+    _, protocol = parse_port(f"{last}{slash}{protocol}")
+    return {(number, protocol) for number in range(first, last + 1)}
+
+
+def _host_ports(container: Container) -> set[tuple[int, str]]:
+    """The host's ports that the container has, or is to have when it runs."""
+    found = {(port.host_port, port.protocol) for port in container.state.ports}
+    for spec in port_specs(container.record):
+        if spec.first and spec.first == spec.last:
+            found.add((spec.first, spec.protocol))
+    return found
 
 
 def _on_network(container: Container, wanted: list[str]) -> bool:

@@ -308,6 +308,18 @@ class Port(Wire):
     type: str = "tcp"
 
 
+class PortsAdd(Wire):
+    """wherry's own: ports to publish on a container that is there already."""
+
+    port_bindings: dict[str, list[PortBinding] | None] = {}
+
+
+class PortsShown(Wire):
+    """wherry's own: a container's ports, as in `NetworkSettings`."""
+
+    ports: dict[str, list[PortBinding] | None]
+
+
 class MountPoint(Wire, kw_only=True):
     type: str
     name: str | UnsetType = UNSET

@@ -129,4 +129,7 @@ class Info(Wire, kw_only=True):
     security_options: list[str]
     product_license: str | UnsetType = UNSET
     cdi_spec_dirs: list[str] = field(name="CDISpecDirs", default_factory=lambda: list[str]())
-    warnings: list[str] | None
+    open_ports: list[
+        str
+    ] = []  # wherry's own: published ports that other hosts can reach, with their containers
+    warnings: list[str] | None = None

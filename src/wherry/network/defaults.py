@@ -19,9 +19,13 @@ from wherry.network.foreign import OUR_PREFIX
 from wherry.network.ipam import parse_bridge_address
 from wherry.network.links import IPInterface, IPNetwork, Links
 from wherry.network.pools import DEFAULT_POOLS, PoolSetting, check_pool, choose_subnet, host_networks
+from wherry.network.ports import check_host_ip
 
 DEFAULT_BRIDGE = "wherry0"
 NO_BRIDGE = "none"
+
+DEFAULT_BRIDGE_OPTION = "com.docker.network.bridge.default_bridge"
+HOST_BINDING_OPTION = "com.docker.network.bridge.host_binding_ipv4"
 
 OUR_BRIDGES = "02:42:77:68"
 """How the address of a bridge begins that we made, and may remove: the one mark that is there from the start."""
@@ -46,6 +50,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     ip_forward: bool = True
     iptables: bool = True  # the firewall rules, whatever they are made with
     ip6tables: bool = True
+    publish_address: str = ""  # where ports are bound that name no address; empty: everywhere
     firewall_accept: bool = False  # put an accept for our bridges into others' chains that would drop
 
 
@@ -70,6 +75,8 @@ def check_settings(settings: NetworkSettings) -> None:
     for text, version in ((settings.fixed_cidr, 4), (settings.fixed_cidr_v6, 6)):
         if text and (network := _parse_network(text)).version != version:
             raise InvalidParameter(f"invalid CIDR address: {network}: an IPv{version} subnet is needed here")
+    if settings.publish_address:
+        check_host_ip(settings.publish_address)
     if not 68 <= settings.mtu <= 65535:
         raise InvalidParameter(f"invalid MTU {settings.mtu}: use 68-65535")
     for pool in settings.default_address_pools:
@@ -124,10 +131,10 @@ def choose_bridge(
         icc=settings.icc,
         masquerade=settings.ip_masq,
         options={
-            "com.docker.network.bridge.default_bridge": "true",
+            DEFAULT_BRIDGE_OPTION: "true",
             "com.docker.network.bridge.enable_icc": _boolean(settings.icc),
             "com.docker.network.bridge.enable_ip_masquerade": _boolean(settings.ip_masq),
-            "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
+            HOST_BINDING_OPTION: settings.publish_address or "0.0.0.0",
             "com.docker.network.bridge.name": settings.bridge,
             "com.docker.network.driver.mtu": str(settings.mtu),
         },

@@ -1,8 +1,8 @@
 """The host's firewall for containers: one nftables table of our own.
 
 The table is rendered whole from the networks there are and replaced in one transaction, so a start puts
-right whatever was changed, and there is no moment without rules. Everything is per network, not per
-container: starting a container changes no rule.
+right whatever was changed, and there is no moment without rules. Rules are per network, not per container:
+starting a container changes none. Its published ports are elements of maps (`port_rules.py`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from wherry.errors import Internal
-from wherry.network import foreign, nft
+from wherry.network import foreign, nft, port_rules
 from wherry.network.driver import NetworkConfig
+from wherry.network.elements import Element, Elements, Lead, elements_of
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,65 @@ class Firewall:
         self._is_batching = False
         self._warnings: list[str] = []
         self._applied: list[dict[str, Any]] = []  # our table as the kernel listed it when it was right
+        self._leads: set[Lead] | None = None  # None: those that an earlier daemon left are not read yet
+        self._elements: Elements | None = None
+
+    @property
+    def port_id(self) -> int:
+        """The sender of the changes to our table that need no second look; 0 when there were none."""
+        return self._elements.port_id if self._elements is not None else 0
+
+    async def lead(self, leads: Sequence[Lead]) -> None:
+        """Let published ports be led to their containers. Those that lead there already go on doing so."""
+        async with self._lock:
+            if not leads or not self._is_enabled:
+                return
+            known = self._known_leads()
+            known.update(leads)
+            try:
+                self._opened().add(elements_of(leads))
+            except OSError as exc:
+                _log.warning(
+                    "cannot add published ports to table inet %s, making it anew: %s", self.table, exc
+                )
+                await self._apply()
+            port_rules.let_loopback_out(leads, self._networks.values())
+
+    async def unlead(self, leads: Sequence[Lead]) -> None:
+        """Lead these no more. They may be gone already."""
+        async with self._lock:
+            if not leads or not self._is_enabled:
+                return
+            known = self._known_leads()
+            known.difference_update(leads)
+            needed = set(elements_of(known))
+            try:
+                self._opened().remove([e for e in elements_of(leads) if e not in needed])
+            except OSError as exc:
+                _log.warning("cannot take ports from table inet %s, making it anew: %s", self.table, exc)
+                await self._apply()
+
+    async def lead_only(self, leads: Sequence[Lead]) -> None:
+        """At a start: lead these, and nothing that an earlier daemon left besides."""
+        stale = self._known_leads().difference(leads)
+        await self.unlead(sorted(stale))
+        await self.lead(leads)
+
+    def close(self) -> None:
+        if self._elements is not None:
+            self._elements.close()
+            self._elements = None
+
+    def _opened(self) -> Elements:
+        if self._elements is None:
+            self._elements = Elements(self.table)
+        return self._elements
+
+    def _known_leads(self) -> set[Lead]:
+        if self._leads is None:
+            found = port_rules.elements_in(self._listing()) if self._is_enabled else set[Element]()
+            self._leads = port_rules.leads_of(found)
+        return self._leads
 
     def guard_routes(self, version: int) -> None:
         """From the next `add` on, keep the host from routing for others: wherry switched that on, for this family."""
@@ -78,7 +138,7 @@ class Firewall:
         """Put our rules back where somebody changed them."""
         async with self._lock:
             if self._networks and self._is_enabled:
-                if await asyncio.to_thread(self._listing) != self._applied:
+                if not await asyncio.to_thread(self._is_right):
                     _log.warning(
                         "somebody changed the rules of table inet %s: putting them right", self.table
                     )
@@ -120,8 +180,17 @@ class Firewall:
             _log.warning("cannot look at the host's other firewall rules: %s", exc)
 
     def _replace(self) -> None:
-        nft.run(render(self.table, self._networks.values(), guards=self._guards, ipv6=self._has_ipv6))
-        self._applied = self._listing()
+        leads = self._known_leads()
+        networks = self._networks.values()
+        nft.run(render(self.table, networks, guards=self._guards, ipv6=self._has_ipv6, leads=leads))
+        port_rules.let_loopback_out(leads, networks)
+        self._applied = port_rules.without_leads(self._listing())
+
+    def _is_right(self) -> bool:
+        listing = self._listing()
+        return port_rules.without_leads(listing) == self._applied and port_rules.elements_in(listing) == set(
+            elements_of(self._known_leads())
+        )
 
     def _listing(self) -> list[dict[str, Any]]:
         try:
@@ -175,12 +244,20 @@ _ROUTE_GUARD = f"""
 		drop"""
 
 
-def render(table: str, networks: Iterable[NetworkConfig], *, guards: Iterable[int], ipv6: bool = True) -> str:
+def render(
+    table: str,
+    networks: Iterable[NetworkConfig],
+    *,
+    guards: Iterable[int],
+    ipv6: bool = True,
+    leads: Iterable[Lead] = (),
+) -> str:
     """The commands that replace our table by one for `networks`; without networks, that remove it.
 
     `guards`: for which address families (4, 6) the host is kept from routing for others. Without `ipv6` there
     are no rules for it: all of it passes.
     """
+    networks = list(networks)
     ours = [n for n in networks if n.interface and n.pools]
     clear = (
         f"table inet {table}\ndelete table inet {table}\n"  # the first line so that the second cannot fail
@@ -203,8 +280,8 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards: Iterable[in
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
 		# a container's own address is for its bridge and this host: other machines use published ports
-		iifname != "lo" ip daddr @guarded ip daddr . iifname != @homes drop
-		iifname != "lo" ip6 daddr @guarded6 ip6 daddr . iifname != @homes6 drop
+		iifname != "lo" ip daddr @guarded ip daddr . iifname != @homes fib daddr type != local drop
+		iifname != "lo" ip6 daddr @guarded6 ip6 daddr . iifname != @homes6 fib daddr type != local drop
 	}}
 
 	chain forward {{
@@ -217,9 +294,9 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards: Iterable[in
 		ct state established,related accept
 		# where the kernel shows bridged packets here (br_netfilter): neighbours find each other
 		icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+		ct status dnat oifname != @internal accept
 		ip daddr . iifname @homes jump within
 		ip6 daddr . iifname @homes6 jump within
-		ct status dnat oifname != @internal accept
 		ip daddr @unprotected accept
 		ip6 daddr @unprotected6 accept
 		drop
@@ -235,7 +312,7 @@ def render(table: str, networks: Iterable[NetworkConfig], *, guards: Iterable[in
 		ip saddr @masqueraded ip saddr . oifname != @homes masquerade
 		ip6 saddr @masqueraded6 ip6 saddr . oifname != @homes6 masquerade
 	}}
-}}
+{port_rules.render(networks, leads)}}}
 """
 
 

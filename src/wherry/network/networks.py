@@ -29,6 +29,8 @@ from wherry.linux.killpoint import killpoint
 from wherry.network import foreign, nat, rows
 from wherry.network.creation import PREDEFINED, NetworkRequest, plan_network
 from wherry.network.defaults import (
+    DEFAULT_BRIDGE_OPTION,
+    HOST_BINDING_OPTION,
     NO_BRIDGE,
     NetworkSettings,
     check_settings,
@@ -42,8 +44,9 @@ from wherry.network.driver import Endpoint, EndpointRequest, NetworkConfig, Netw
 from wherry.network.links import IPNetwork, Links
 from wherry.network.places import Places
 from wherry.network.pools import PoolSetting, host_networks, local_pool, subnets_of
+from wherry.network.publishing import Publisher
 from wherry.network.requests import check_request
-from wherry.network.routing import set_default_routes
+from wherry.network.routing import choose_gateway, set_default_routes
 from wherry.network.rule_watch import RuleWatch
 from wherry.network.sandboxes import Maker, Sandbox
 from wherry.store.database import Database
@@ -66,7 +69,12 @@ class Networks:
         self._database = database
         self._settings = settings
         self._firewall = firewall
-        self._watch = RuleWatch([firewall.table], firewall.restore)
+        self._watch = RuleWatch(
+            [firewall.table],
+            firewall.restore,
+            ignores=lambda sender: sender != 0 and sender == firewall.port_id,
+        )
+        self.publisher = Publisher(firewall)
         self._maker = Maker()
         self._drivers: dict[str, NetworkDriver] = {}
         self._networks: dict[str, NetworkConfig] = {}
@@ -274,6 +282,26 @@ class Networks:
         for network in self._networks.values():
             if not network.config_only:
                 await self._driver(network).reconcile(network, self.endpoints(network.id))
+        await self.publisher.reconcile()
+
+    def way_in(self, container_id: str) -> Endpoint | None:
+        """The place that the container's published ports lead to: of those that can have any, the one that leads out.
+
+        None for a container that is on internal networks only, or shares the host's.
+        """
+        places = [e for e in self.endpoints_of(container_id) if self._publishes(e)]
+        return choose_gateway(places, self._networks)
+
+    def publish_address(self, endpoint: Endpoint) -> str:
+        """Where ports are bound that name no address; "" for everywhere."""
+        options = self._networks[endpoint.network_id].options
+        if options.get(DEFAULT_BRIDGE_OPTION) == "true":
+            return self._settings.publish_address
+        return options.get(HOST_BINDING_OPTION, "") or self._settings.publish_address
+
+    def _publishes(self, endpoint: Endpoint) -> bool:
+        network = self._networks[endpoint.network_id]
+        return network.driver == "bridge" and not network.internal
 
     def endpoints_of(self, container_id: str) -> tuple[Endpoint, ...]:
         """The container's places, if it has any now."""
@@ -303,6 +331,7 @@ class Networks:
         for sandbox in self._sandboxes.values():
             os.close(sandbox)
         self._sandboxes.clear()
+        self._firewall.close()
 
     async def remove_all(self) -> None:
         """Remove the host's side of everything: bridges, interfaces, rules. For an uninstall; then `close`."""

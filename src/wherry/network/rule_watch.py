@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 _log = logging.getLogger(__name__)
@@ -25,10 +26,18 @@ _LATEST_S = 1.0
 class RuleWatch:
     """Begin with `start`, end with `close`."""
 
-    def __init__(self, words: Sequence[str], on_change: Callable[[], Awaitable[None]]) -> None:
-        """`words`: names and comments, one of which every rule or table of ours carries."""
+    def __init__(
+        self,
+        words: Sequence[str],
+        on_change: Callable[[], Awaitable[None]],
+        *,
+        ignores: Callable[[int], bool] = lambda sender: False,
+    ) -> None:
+        """`words`: names and comments, one of which every rule or table of ours carries. `ignores` says by a change's
+        sender, a netlink port, whether it was us."""
         self._words = {word.encode() + b"\0" for word in words}
         self._on_change = on_change
+        self._ignores = ignores
         self._socket: socket.socket | None = None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -70,6 +79,9 @@ class RuleWatch:
                 if exc.errno != errno.ENOBUFS:
                     raise
                 self._changed.set()  # more changes than the queue holds: ours may be among them
+                continue
+            # One transaction's changes come together, all with the port of who made it (nlmsghdr, at 12).
+            if len(message) >= 16 and self._ignores(int.from_bytes(message[12:16], sys.byteorder)):
                 continue
             if any(word in message for word in self._words):
                 self._changed.set()

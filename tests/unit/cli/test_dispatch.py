@@ -272,6 +272,8 @@ def test_completion_of_names(tmp_path: object) -> None:
                 '[{"Names":["/web"],"State":"running","Image":"i","Status":"Up"},'
                 '{"Names":["/old"],"State":"exited","Image":"i","Status":"Exited"}]'
             )
+        if request.target.startswith("/networks"):
+            return json_answer('[{"Name":"back","Driver":"bridge"}]')
         return json_answer('[{"RepoTags":["busybox:1","<none>:<none>"]},{"RepoTags":null}]')
 
     path = os.path.join(str(tmp_path), "s")
@@ -281,7 +283,7 @@ def test_completion_of_names(tmp_path: object) -> None:
         assert candidates("start", "", host=host) == ["old"]
         assert candidates("rm", "w", host=host) == ["web"]
         assert candidates("run", "-d", "b", host=host) == ["busybox:1"]
-        assert candidates("inspect", "", host=host) == ["busybox:1", "old", "web"]
+        assert candidates("inspect", "", host=host) == ["back", "busybox:1", "old", "web"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 from msgspec import UNSET, structs
 
-from wherry.engine.creation import HostFacts, ImageDefaults, check_port, parse_signal, plan_container
+from wherry.engine.creation import HostFacts, ImageDefaults, parse_signal, plan_container
 from wherry.engine.records import ContainerRecord
 from wherry.engine.settings import EngineSettings, RuntimeSetting
 from wherry.errors import InvalidParameter
 from wherry.linux.capabilities import NAMES
 from wherry.model.containers import ContainerCreate
 from wherry.model.wire import decode
+from wherry.network.ports import parse_port
 
 FACTS = HostFacts(
     cpus=2, cgroup_version=1, hostname="host", bounding=frozenset(NAMES), snapshot_driver="overlay2"
@@ -169,10 +170,10 @@ def test_no_signal(text: str) -> None:
 
 
 def test_port() -> None:
-    assert check_port("80") == (80, "tcp") and check_port("53/udp") == (53, "udp")
+    assert parse_port("80") == (80, "tcp") and parse_port("53/udp") == (53, "udp")
     for text in ("0", "65536", "80/what", "", "a"):
         with pytest.raises(InvalidParameter):
-            check_port(text)
+            parse_port(text)
 
 
 def test_unset_stays_unset() -> None:

@@ -304,7 +304,8 @@ def test_a_text_is_carried_out_as_a_whole_or_not_at_all(host: None) -> None:
     nft.run(nat.render("wherry", [network(1), network(2, icc=False)], guards=[4]))
     listed = nft.listing("list table inet wherry")
     names = {item["chain"]["name"] for item in listed if "chain" in item}
-    assert names == {"prerouting", "forward", "routed", "inward", "within", "postrouting"}
+    ports = {"loopback_guard", "published", "ports_in", "ports_out", "hairpin"}
+    assert names == {"prerouting", "forward", "routed", "inward", "within", "postrouting", *ports}
     with pytest.raises(Internal, match="nftables refused: "):
         nft.run("flush chain inet wherry inward\nadd rule inet wherry nosuch accept\n")
     with pytest.raises(Internal, match="nftables refused: "):
