@@ -207,7 +207,12 @@ def test_from_another_host(engine: Engine, name: str, port: int, outside: str) -
     serve(engine, name, "-p", f"{port}:80")
     assert eventually("127.0.0.1", port) == "hello"
     assert inside(outside, lambda: fetch(HOST, port)) == "hello"
-    assert "198.51.100.130" in engine.docker("logs", name).ok().err  # its own address
+    deadline = time.monotonic() + 10  # the log is written some time after the answer
+    while (
+        "198.51.100.130" not in (seen := engine.docker("logs", name).ok().err) and time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    assert "198.51.100.130" in seen  # its own address
 
 
 def test_a_loopback_port_is_this_hosts_alone(wherry: Engine, name: str, port: int, outside: str) -> None:
