@@ -147,17 +147,17 @@ class Victim:
 
     def networks(self) -> None:
         """Make a network, join and leave it while running, and remove it."""
-        self.until("network", "create", "--subnet", "198.19.77.0/24", "net", done="already exists")
+        self.until("network", "create", "--subnet", "10.211.77.0/24", "net", done="already exists")
         bridge = "br-" + self.docker("network", "inspect", "-f", "{{.ID}}", "net")[1].strip()[:12]
         assert os.path.exists(f"/sys/class/net/{bridge}"), f"{bridge} is missing after create was answered"
-        self.until("network", "connect", "--ip", "198.19.77.9", "net", "keeper", done="already exists in")
+        self.until("network", "connect", "--ip", "10.211.77.9", "net", "keeper", done="already exists in")
         shown = self.docker("exec", "keeper", "ip", "-4", "addr")[1]
         assert (
-            shown.count("inet 198.19.77.9/24") == 1 and shown.count("eth0") and shown.count(": eth") == 2
+            shown.count("inet 10.211.77.9/24") == 1 and shown.count("eth0") and shown.count(": eth") == 2
         ), shown
         self.until("network", "disconnect", "net", "keeper", done="is not connected to")
         shown = self.docker("exec", "keeper", "sh", "-c", "ip addr; ip route")[1]
-        assert "198.19.77" not in shown and "default via" in shown, shown
+        assert "10.211.77" not in shown and "default via" in shown, shown
         self.until("network", "rm", "net", done="not found")
         assert not os.path.exists(f"/sys/class/net/{bridge}"), f"{bridge} is left after rm was answered"
 
