@@ -54,7 +54,7 @@ class Victim:
         self.deaths = 0
         self.is_spoilt = False
         self.passed: dict[str, str] = {}
-        for part in ("images", "containers"):
+        for part in ("images", "containers", "networks"):
             path = f"{self.daemon.data_root}/passed.daemon.log"
             self.restart_with({"WHERRY_KILL_LIST": path})
             getattr(self, part)()
@@ -145,6 +145,22 @@ class Victim:
         assert self.docker("logs", "two")[1] == "out\n"
         self.until("rm", "-f", "two")
 
+    def networks(self) -> None:
+        """Make a network, join and leave it while running, and remove it."""
+        self.until("network", "create", "--subnet", "10.211.77.0/24", "net", done="already exists")
+        bridge = "br-" + self.docker("network", "inspect", "-f", "{{.ID}}", "net")[1].strip()[:12]
+        assert os.path.exists(f"/sys/class/net/{bridge}"), f"{bridge} is missing after create was answered"
+        self.until("network", "connect", "--ip", "10.211.77.9", "net", "keeper", done="already exists in")
+        shown = self.docker("exec", "keeper", "ip", "-4", "addr")[1]
+        assert (
+            shown.count("inet 10.211.77.9/24") == 1 and shown.count("eth0") and shown.count(": eth") == 2
+        ), shown
+        self.until("network", "disconnect", "net", "keeper", done="is not connected to")
+        shown = self.docker("exec", "keeper", "sh", "-c", "ip addr; ip route")[1]
+        assert "10.211.77" not in shown and "default via" in shown, shown
+        self.until("network", "rm", "net", done="not found")
+        assert not os.path.exists(f"/sys/class/net/{bridge}"), f"{bridge} is left after rm was answered"
+
     def traces(self) -> dict[str, set[str]]:
         """Whatever could be left behind: files, processes, interfaces, cgroups."""
         daemon = self.daemon
@@ -169,6 +185,7 @@ class Victim:
         return {
             "files": files,
             "ports of the bridge": {str(len(os.listdir(bridge)))} if os.path.isdir(bridge) else set(),
+            "bridges": set(daemon.bridges()),
             "cgroups": cgroups,
             "processes": {str(pid) for pid in pids if not self.is_another_each_time(pid)},
             "processes of ours": {str(sum(map(self.is_ours, pids)))},

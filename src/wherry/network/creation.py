@@ -68,6 +68,11 @@ def plan_network(
 ) -> NetworkConfig:
     """The network that `request` asks for, beside `networks`. `on_host`: the subnets the host itself uses."""
     _check_name(request, networks)
+    if request.config_only and (request.ingress or request.internal or request.attachable or request.scope):
+        raise Forbidden(  # Docker's text
+            "configuration network can only contain network specific fields. Network operator fields like "
+            "[ ingress | internal | attachable | scope ] are not supported."
+        )
     if request.config_from:
         request = _from_template(request, networks)
     driver = request.driver or "bridge"
