@@ -14,7 +14,7 @@ from wherry.engine.attach import AttachOptions
 from wherry.engine.logs import LogsOptions
 from wherry.errors import InvalidParameter, WherryError
 from wherry.model import wire
-from wherry.model.containers import ContainerConfig, ContainerCreate, ContainerUpdate
+from wherry.model.containers import BindOptions, ContainerConfig, ContainerCreate, ContainerUpdate, Mount
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
@@ -50,6 +50,11 @@ async def create(call: Call) -> web.StreamResponse:
         body.shell = [body.shell]
     if call.version < versions.CONSOLE_SIZE and body.host_config is not None:
         body.host_config.console_size = (0, 0)
+    if call.version < versions.RECURSIVE_READ_ONLY and body.host_config is not None:
+        for mount in body.host_config.mounts or ():
+            if mount.type == "bind" and mount.read_only:
+                mount.bind_options = mount.bind_options or BindOptions()
+                mount.bind_options.read_only_non_recursive = True
     created = await call.engine.containers.create(
         body, name=call.optional_text("name"), platform=call.optional_text("platform")
     )
@@ -184,6 +189,19 @@ async def remove(call: Call) -> web.StreamResponse:
     return call.empty()
 
 
+async def add_mount(call: Call) -> web.StreamResponse:
+    """Ours, not Docker's: a bind or volume for a container that exists, running or not."""
+    return call.json(await call.engine.containers.add_mount(call.ref, await call.body(Mount)), status=201)
+
+
+async def remove_mount(call: Call) -> web.StreamResponse:
+    """Ours, not Docker's."""
+    if not call.text("target"):
+        raise InvalidParameter("target is missing: name the place in the container")
+    await call.engine.containers.remove_mount(call.ref, call.text("target"), force=call.flag("force"))
+    return call.empty()
+
+
 async def prune(call: Call) -> web.StreamResponse:
     return call.json(await call.engine.containers.prune(call.filters()))
 
@@ -276,5 +294,7 @@ ROUTES = [
     Route("POST", "/containers/{ref}/stop", stop),
     Route("POST", "/containers/{ref}/update", update),
     Route("POST", "/containers/{ref}/wait", wait),
+    Route("POST", "/containers/{ref}/mounts", add_mount),
+    Route("DELETE", "/containers/{ref}/mounts", remove_mount),
     Route("DELETE", "/containers/{ref}", remove),
 ]

@@ -51,6 +51,10 @@ POSITIONAL: dict[str, str] = {
     "tag": "images",
     "top": "running",
     "unpause": "paused",
+    "volume inspect": "volumes",
+    "volume rm": "volumes",
+    "mount add": "containers",
+    "mount rm": "containers",
     "wait": "containers",
 }
 ONLY_FIRST = (
@@ -69,6 +73,8 @@ ONLY_FIRST = (
     "tag",
     "top",
     "import",
+    "mount add",
+    "mount rm",
 )
 VALUES: dict[str, tuple[str, ...]] = {
     "attach": ("stdin", "stdout", "stderr"),
@@ -80,7 +86,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "restart": ("no", "always", "on-failure", "unless-stopped"),
     "signal": ("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"),
     "stop-signal": ("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"),
-    "type": ("container", "image"),
+    "driver": ("local",),
+    "type": ("container", "image", "volume"),
     "userns": ("host",),
     "uts": ("host",),
     "format": ("json", "table"),
@@ -265,6 +272,8 @@ def _names(session: Session, wanted: str) -> Candidates:
                 if wanted not in STATES or item.get("State") in STATES[wanted]:
                     about = f"{item.get('Image', '')} {item.get('Status', '')}"
                     found += [(name.removeprefix("/"), about) for name in items(item, "Names")]
+        if wanted in ("volumes", "anything"):
+            found += [(volume["Name"], "volume") for volume in items(client.get("/volumes"), "Volumes")]
         if wanted in ("images", "anything"):
             for item in client.get("/images/json"):
                 found += [(tag, "image") for tag in items(item, "RepoTags") if tag != "<none>:<none>"]

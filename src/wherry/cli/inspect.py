@@ -152,6 +152,13 @@ wherry inspect -f '{{json .NetworkSettings.Networks}}' web
         (SHORT_FORMAT_ROW, ("size", "s", BOOL, "Display total file sizes")),
         examples="wherry container inspect -f '{{.State.Status}}' web",
     ),
+    "volume inspect": Command(
+        _inspect_kind("volume"),
+        "[OPTIONS] VOLUME [VOLUME...]",
+        (1, None),
+        (SHORT_FORMAT_ROW,),
+        examples="wherry volume inspect -f '{{.Mountpoint}}' data",
+    ),
     "image inspect": Command(
         _inspect_kind("image"),
         "[OPTIONS] IMAGE [IMAGE...]",

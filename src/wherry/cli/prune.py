@@ -19,7 +19,8 @@ UNUSED = (
 )
 
 
-def _confirm(session: Session, message: str) -> None:
+def confirm(session: Session, message: str) -> None:
+    """Ask on the terminal. Exit, without an error, unless the answer is yes."""
     session.out(f"{message} [y/N] ")
     sys.stdout.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -28,7 +29,7 @@ def _confirm(session: Session, message: str) -> None:
 
 def _containers(session: Session, options: Options, arguments: list[str]) -> int:
     if not options.on("force"):
-        _confirm(session, CONTAINERS)
+        confirm(session, CONTAINERS)
     answer = session.client.post("/containers/prune", filters(gather_filters(options.many("filter"))))
     deleted = items(answer, "ContainersDeleted")
     if deleted:
@@ -40,7 +41,7 @@ def _containers(session: Session, options: Options, arguments: list[str]) -> int
 def _images(session: Session, options: Options, arguments: list[str]) -> int:
     unused = options.on("all")
     if not options.on("force"):
-        _confirm(session, UNUSED if unused else DANGLING)
+        confirm(session, UNUSED if unused else DANGLING)
     chosen = gather_filters(options.many("filter"))
     chosen["dangling"] = ["false" if unused else "true"]
     answer = session.client.post("/images/prune", filters(chosen))

@@ -30,6 +30,7 @@ from wherry.runtime.seccomp import compile_profile
 from wherry.store.database import Database
 from wherry.store.snapshots.driver import SnapshotDriver
 from wherry.store.store import Store
+from wherry.volumes.volumes import Volumes
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Context:
         store: Store,
         images: Images,
         networks: Networks,
+        volumes: Volumes,
         launcher: Launching,
         events: Events,
     ) -> None:
@@ -56,6 +58,7 @@ class Context:
         self.store = store
         self.images = images
         self.networks = networks
+        self.volumes = volumes
         self.launcher = launcher
         self.events = events
         self.exec_ended: Callable[[Container, str, object], None] = lambda _c, _e, _code: None

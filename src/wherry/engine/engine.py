@@ -23,12 +23,14 @@ from wherry.engine.networks import NetworkDirectory
 from wherry.engine.restore import restore
 from wherry.engine.settings import EngineSettings
 from wherry.engine.system import System, host_facts
+from wherry.engine.volumes import VolumeDirectory
 from wherry.errors import Conflict, NotFound, Unsupported
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.registry.client import Client
 from wherry.registry.fetch import Registry
 from wherry.registry.resolve import Endpoints
 from wherry.store.store import Store
+from wherry.volumes.volumes import Volumes
 
 
 class Engine:
@@ -42,6 +44,7 @@ class Engine:
         containers: Containers,
         execs: Execs,
         system: System,
+        volumes: VolumeDirectory,
         closing: AsyncExitStack,
     ) -> None:
         self.settings = settings
@@ -51,6 +54,7 @@ class Engine:
         self.networks = NetworkDirectory(
             context.networks, lambda container_id: containers.find(container_id).name
         )
+        self.volumes = volumes
         self.events = context.events
         self.system = system
         self.launcher = context.launcher
@@ -92,12 +96,18 @@ class Engine:
                 lambda image_id: services[0].users_of(image_id),
                 concurrent_downloads=settings.max_concurrent_downloads,
             )
+            volumes = await Volumes.open(
+                store.database,
+                settings.data_root,
+                lambda action, volume: events.emit("volume", action, volume.name, {"driver": volume.driver}),
+            )
             context = Context(
                 settings=settings,
                 facts=host_facts(store.driver.name),
                 store=store,
                 images=images,
                 networks=networks,
+                volumes=volumes,
                 launcher=launcher,
                 events=events,
             )
@@ -105,7 +115,8 @@ class Engine:
             containers = Containers(context)
             services.append(containers)
             execs = Execs(context, containers)
-            system = System(context, containers, engine_id)
+            volume_directory = VolumeDirectory(context)
+            system = System(context, containers, volume_directory, engine_id)
             await restore(context, containers, execs)
             return cls(
                 settings=settings,
@@ -113,6 +124,7 @@ class Engine:
                 containers=containers,
                 execs=execs,
                 system=system,
+                volumes=volume_directory,
                 closing=undo.pop_all(),
             )
 

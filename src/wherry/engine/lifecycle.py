@@ -23,11 +23,13 @@ from wherry.engine.context import Context
 from wherry.engine.creation import endpoint_requests, parse_signal
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
+from wherry.engine.volume_mounts import ContainerMounts
 from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, NotModified, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import ContainerWaited
 from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
+from wherry.volumes.driver import Data
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +43,12 @@ FindRunning = Callable[[str], Container]
 class Lifecycle:
     """The engine's hands on running containers. `remove` ends a stopped container whose lock is held."""
 
-    def __init__(self, context: Context, *, remove: Callable[[Container], Awaitable[None]]) -> None:
+    def __init__(
+        self, context: Context, *, remove: Callable[[Container], Awaitable[None]], mounts: ContainerMounts
+    ) -> None:
         self._context = context
         self._remove = remove
+        self._mounts = mounts
 
     # Starting
 
@@ -113,7 +118,9 @@ class Lifecycle:
             sandbox = attachment.sandbox
         container.mark("network ready")
         killpoint("start:network-ready")
-        seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
+        data = await self._mounts.mount(container)
+        undo.push_async_callback(self._mounts.unmount, container)
+        seccomp = self._write_bundle(container, joined, data, directory, has_sandbox=sandbox is not None)
         container.mark("bundle written")
         killpoint("start:bundle-written")
         runtime = record.host.runtime
@@ -168,7 +175,13 @@ class Lifecycle:
         )
 
     def _write_bundle(
-        self, container: Container, joined: bundle.Joined, directory: str, *, has_sandbox: bool
+        self,
+        container: Container,
+        joined: bundle.Joined,
+        data: Mapping[str, Data],
+        directory: str,
+        *,
+        has_sandbox: bool,
     ) -> str | None:
         """config.json and the /etc files on disk; the path of the compiled seccomp filter."""
         context, record = self._context, container.record
@@ -188,6 +201,7 @@ class Lifecycle:
             facts=context.facts,
             etc=context.etc_files(container.id),
             joined=joined,
+            data=data,
             has_sandbox=has_sandbox,
             seccomp=profile,
         )
@@ -277,6 +291,7 @@ class Lifecycle:
             await context.networks.release(container.id)
             state.endpoints = {}
             killpoint("exit:network-released")
+            await self._mounts.unmount(container)
             auto_remove = container.record.host.auto_remove
             if not auto_remove:
                 await context.save_state_if_possible(container)

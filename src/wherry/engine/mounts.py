@@ -61,12 +61,22 @@ def mounts_for(
         seen.add(mount.target)
         mounts[mount.target] = mount
     for text in declared:
-        mount = from_bind(text, host.volume_driver)
-        if mount.target not in mounts:
-            mounts[mount.target] = structs.replace(mount, is_declared=True, mode="")
+        mount = _declared(text, host.volume_driver)
+        mounts.setdefault(mount.target, mount)
     if len(mounts) > MAX_MOUNTS:
         raise InvalidParameter(f"{len(mounts)} mounts: a container has at most {MAX_MOUNTS}")
     return tuple(sorted(mounts.values(), key=lambda mount: mount.target.count("/")))
+
+
+def _declared(text: str, driver: str) -> MountSpec:
+    """An anonymous volume at `text`, which is a path whatever it holds; a relative one begins at the root."""
+    target = posixpath.normpath("/" + text.lstrip("/"))
+    if target == "/":
+        raise InvalidParameter(
+            f"invalid volume {text!r} of the image or of -v: invalid specification: destination can't be '/'"
+        )
+    mount = _volume("", target, driver=driver, read_only=False, copies_up=True)
+    return structs.replace(mount, is_declared=True)
 
 
 def read_volumes_from(text: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ removal    used no longer; the anonymous ones gone, where that is asked for
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import threading
@@ -150,6 +151,12 @@ class ContainerMounts:
         data = await self._context.volumes.mount(mount.name, record.id, mount.target)
         if data.is_fresh and is_ours:
             data = self._shared(mount, container) or data
+        if mount.subpath and data.path:
+            try:
+                _check_subpath(data.path, mount.subpath)
+            except WherryError:
+                await self._context.volumes.unmount(mount.name, record.id, mount.target)
+                raise
         attributes = {
             "container": record.id,
             "destination": mount.target,
@@ -215,6 +222,23 @@ def check_source(mount: MountSpec) -> None:
         )
 
 
+def _check_subpath(path: str, subpath: str) -> None:
+    """Say in Docker's words that there is no such place. (The runtime looks again, at what it mounts.)"""
+    base = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(files.open_below(base, subpath, os.O_PATH, resolve=WITHIN))
+    except OSError as exc:
+        if exc.errno == errno.EXDEV:
+            raise InvalidParameter(
+                f"path concatenation escapes the base directory, base: {path}, subpath: {subpath}"
+            ) from exc
+        raise NotFound(
+            f"cannot access path {os.path.join(path, subpath)}: {os.strerror(exc.errno or 0).lower()}"
+        ) from exc
+    finally:
+        os.close(base)
+
+
 def open_data(data: Data) -> int:
     """A volume's data as a directory to work in."""
     if data.path:
@@ -234,9 +258,7 @@ def _copy_up(root_value: Mapping[str, object], mount: MountSpec, data: Data) -> 
     try:
         if mount.subpath:
             try:
-                inner = files.open_below(
-                    volume, mount.subpath, os.O_RDONLY | os.O_DIRECTORY, resolve=WITHIN
-                )
+                inner = files.open_below(volume, mount.subpath, os.O_RDONLY | os.O_DIRECTORY, resolve=WITHIN)
             except OSError:
                 return  # the start says what is wrong with it
             os.close(volume)

@@ -34,6 +34,7 @@ import struct
 import termios
 import time
 
+from wherry.runtime import live_mounts
 from wherry.runtime.errors import StartFailed
 from wherry.shim import records, sockets
 from wherry.shim.external import ExternalContainer
@@ -110,6 +111,8 @@ class Shim:
         self._exit: Message | None = None
         self._ended: tuple[int, int] | None = None
         """Wait status and time of the first process, while its output is still read."""
+        self._mounts: dict[str, bool] = {}
+        """Targets at which something was mounted (or taken off: False) since the start."""
         self._oom_kills = 0
         self._released = False
         self._peers = Peers(
@@ -310,6 +313,20 @@ class Shim:
         self._status = RUNNING
         return {}, []
 
+    def _mount(self, request: Message, fds: list[int]) -> Reply:
+        self._require(RUNNING, PAUSED)
+        entry = request["mount"]
+        live_mounts.attach(self._get_container().init.pidfd, entry)
+        self._mounts[entry["destination"]] = True
+        return {}, []
+
+    def _unmount(self, request: Message, fds: list[int]) -> Reply:
+        self._require(RUNNING, PAUSED)
+        target = request["target"]
+        live_mounts.detach(self._get_container().init.pidfd, target, lazily=bool(request.get("lazily")))
+        self._mounts[target] = False
+        return {}, []
+
     def _pids(self, request: Message, fds: list[int]) -> Reply:
         self._require(CREATED, RUNNING, PAUSED)
         return {"pids": self._get_container().pids()}, []
@@ -324,6 +341,7 @@ class Shim:
             ]
             + list(self._ended_execs.values()),
             "exit": self._exit,
+            "mounts": self._mounts,
         }, []
 
     def _fds(self, request: Message, fds: list[int]) -> Reply:
@@ -541,6 +559,8 @@ _OPERATIONS = (
     "kill",
     "pause",
     "resume",
+    "mount",
+    "unmount",
     "pids",
     "state",
     "fds",

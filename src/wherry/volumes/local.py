@@ -255,9 +255,9 @@ def _failure(device: str, path: str, words: list[str], error: OSError) -> str:
     shown = f", flags: {flags:#x}" if flags else ""
     data = ",".join(word for word in words if word not in _FLAGS)
     data = re.sub(r"password=[^,]*", "password=********", data)
-    reason = (error.strerror or str(error)).removeprefix("fsconfig: ").split("; ")
-    text = reason[0][:1].lower() + reason[0][1:]
-    return f"failed to mount local volume: mount {device}:{path}{shown}{f', data: {data}' if data else ''}: {text}"
+    reason = os.strerror(error.errno or 0).lower()
+    shown += f", data: {data}" if data else ""
+    return f"failed to mount local volume: mount {device}:{path}{shown}: {reason}"
 
 
 def _with_address(words: list[str]) -> list[str]:

@@ -83,22 +83,20 @@ class Plugins:
 
     def names(self) -> list[str]:
         """Those that are installed, whether they answer or not, and whatever they are for."""
+        places = (
+            (self._sockets, ".sock"),
+            *((spec, end) for spec in self._specs for end in (".spec", ".json")),
+        )
         found: set[str] = set()
-        for folder, endings in (
-            (self._sockets, (".sock",)),
-            *((spec, (".spec", ".json")) for spec in self._specs),
-        ):
+        for folder, ending in places:
             try:
                 entries = os.listdir(folder)
             except OSError:
                 continue
-            for entry in entries:
-                name, ending = os.path.splitext(entry)
-                if ending in endings:
-                    found.add(name)
-                elif any(os.path.exists(os.path.join(folder, entry, entry + ending)) for ending in endings):
-                    found.add(entry)
-        return sorted(name for name in found if self._spec(name) is not None)
+            exists = _is_socket if ending == ".sock" else os.path.isfile
+            names = {entry.removesuffix(ending) for entry in entries}
+            found.update(name for name in names if any(map(exists, _places(folder, name, ending))))
+        return sorted(found)
 
     async def find(self, name: str) -> Remote:
         """The volume plugin `name`. Raises NotFound, in Docker's words, Unavailable when it does not answer."""

@@ -221,7 +221,10 @@ class Volumes:
                 raise type(exc)(text if text.startswith(f"create {name}: ") else f"create {name}: {text}") from exc  # fmt: skip
             if user:
                 self._users.setdefault(name, set()).add(user)
-                if self._pending.get(name, user) not in (user, REMOVING):  # it was to go with another container
+                if self._pending.get(name, user) not in (
+                    user,
+                    REMOVING,
+                ):  # it was to go with another container
                     await self._set_pending([name], None)
         return volume
 
@@ -287,6 +290,7 @@ class Volumes:
         if found is None:
             return None
         if driver_name and driver_name != found.driver:
+            await self._driver(driver_name)  # one that is not there is the first thing to say
             raise Conflict(f"driver '{found.driver}' already has volume '{name}': volume name must be unique")
         if options and row is not None and dict(options) != (row.options or {}):
             raise Conflict(
