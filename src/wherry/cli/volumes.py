@@ -75,9 +75,6 @@ def _create(session: Session, options: Options, arguments: list[str]) -> int:
                 "conflicting options: cannot specify a volume-name through both --name and as a positional arg",
             )
         name = arguments[0]
-    for text in options.many("opt"):
-        if "=" not in text:
-            raise Exit(125, f'invalid argument "{text}" for "-o, --opt" flag: {text} must be formatted as key=value')  # fmt: skip
     made = session.client.post(
         "/volumes/create",
         value={

@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import socket
-import stat
 
 from wherry.linux import files, process
 from wherry.linux import mounts as linux_mounts
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_MS = 10_000
 _UMOUNT_NOFOLLOW = 8
+_EXACTLY = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_SYMLINKS
 
 
 def attach(pidfd: int, entry: dict[str, Any]) -> None:
@@ -46,22 +46,26 @@ def attach(pidfd: int, entry: dict[str, Any]) -> None:
 
 def detach(pidfd: int, target: str, *, lazily: bool) -> None:
     """Take off what is mounted at `target`. Raises StartFailed; "is in use" unless `lazily`."""
-    flags = linux_mounts.MNT_DETACH if lazily else 0
+    flags = _UMOUNT_NOFOLLOW | (linux_mounts.MNT_DETACH if lazily else 0)
+    names = -1
+
+    def outside() -> None:
+        nonlocal names
+        names = os.open(
+            "/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        )  # the container's may be any
 
     def inside(root: int) -> None:
         place = files.open_below(root, target, os.O_PATH)
-        found, top = os.fstat(place), os.fstat(root)
-        if (found.st_dev, found.st_ino) == (top.st_dev, top.st_ino):
+        resolved = os.readlink(str(place), dir_fd=names)  # seen from the container's root, which is ours now
+        os.close(place)  # or the mount would be in use by us
+        parent, name = os.path.split(resolved)
+        if not name:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        if stat.S_ISDIR(found.st_mode):
-            os.fchdir(place)
-            linux_mounts.unmount(".", flags)
-            return
-        parent, name = os.path.split(target)
-        os.fchdir(files.open_below(root, parent, os.O_PATH | os.O_DIRECTORY))
-        linux_mounts.unmount(name, flags | _UMOUNT_NOFOLLOW)
+        os.fchdir(files.open_below(root, parent, os.O_PATH | os.O_DIRECTORY, resolve=_EXACTLY))
+        linux_mounts.unmount(name, flags)
 
-    _within(pidfd, f"cannot unmount {target}", lambda: None, inside)
+    _within(pidfd, f"cannot unmount {target}", outside, inside)
 
 
 def _within(pidfd: int, what: str, outside: Callable[[], None], inside: Callable[[int], None]) -> None:
