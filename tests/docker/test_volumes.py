@@ -23,7 +23,7 @@ import docker
 from tests.conftest import MARK
 from tests.docker import rootfs
 from tests.docker.engine import Client, Engine, Wherry
-from tests.unit.volumes.plugin import Plugin
+from tests.unit.volumes.plugin import Plugin, installed_plugin
 
 HEX64 = re.compile("[0-9a-f]{64}")
 
@@ -782,14 +782,9 @@ def test_everything_is_there_after_kill_9(other: Callable[..., Wherry]) -> None:
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> Iterator[Plugin]:
-    """A plugin of a name of its own, where every engine of this machine looks for plugins."""
-    existed = os.path.isdir("/run/docker/plugins"), os.path.isdir("/run/docker")
-    plugin = Plugin(f"/run/docker/plugins/{MARK}.sock", str(tmp_path / "nas"))
-    yield plugin
-    plugin.close()
-    for path, was_there in zip(("/run/docker/plugins", "/run/docker"), existed, strict=True):
-        if not was_there and not os.listdir(path):
-            os.rmdir(path)
+    """A plugin of a name of its own."""
+    with installed_plugin(MARK, str(tmp_path / "nas")) as plugin:
+        yield plugin
 
 
 def test_a_volume_plugin(engine: Engine, volume: str, plugin: Plugin, image: str) -> None:
