@@ -14,6 +14,7 @@ from wherry.errors import InvalidParameter
 SNAPSHOTS: Final = "wherry.snapshots"
 LOGS: Final = "wherry.logs"
 NETWORKS: Final = "wherry.networks"
+VOLUMES: Final = "wherry.volumes"
 
 
 @cache

@@ -7,6 +7,7 @@ whatever was lost or left behind. A container that was running all the while mus
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ from tests.docker import rootfs
 from tests.docker.conftest import make_wherry
 from tests.docker.engine import ROOT
 from tests.docker.registry import Registry
+from tests.unit.volumes.plugin import Plugin, installed_plugin
 
 
 def marks() -> list[str]:
@@ -36,8 +38,9 @@ def marks() -> list[str]:
 class Victim:
     """A daemon that may die at any moment, and the state it has to come back to."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, plugin: Plugin) -> None:
         self.daemon = make_wherry()
+        self.plugin = plugin
         self.image = f"{registry.address}/{MARK}/crash"
         layers = [rootfs.busybox_tar(), rootfs.tar([("crash", b"test")])]
         registry.put_image(f"{MARK}/crash", "latest", layers)
@@ -54,7 +57,7 @@ class Victim:
         self.deaths = 0
         self.is_spoilt = False
         self.passed: dict[str, str] = {}
-        for part in ("images", "containers", "networks"):
+        for part in ("images", "containers", "networks", "volumes"):
             path = f"{self.daemon.data_root}/passed.daemon.log"
             self.restart_with({"WHERRY_KILL_LIST": path})
             getattr(self, part)()
@@ -161,6 +164,58 @@ class Victim:
         self.until("network", "rm", "net", done="not found")
         assert not os.path.exists(f"/sys/class/net/{bridge}"), f"{bridge} is left after rm was answered"
 
+    def volumes(self) -> None:
+        """Make, fill, use, share out to a running container, remove. An anonymous volume comes and goes beside."""
+        self.until("volume", "create", "--label", "a=b", "kept")
+        assert self.docker("volume", "inspect", "-f", "{{.Labels}}", "kept")[1].strip() == "map[a:b]"
+        # First use fills it with what the image has: all of it, or (until it is begun anew) nothing that shows.
+        create = (
+            "create",
+            "--name",
+            "three",
+            "-v",
+            "kept:/etc",
+            "-v",
+            "/anonymous",
+            "busybox",
+            "sleep",
+            "300",
+        )
+        self.until(*create, done="is already in use by container")
+        self.until("start", "three")
+        files = self.docker("exec", "three", "ls", "-A", "/etc")[1].split()
+        assert files == ["group", "hostname", "hosts", "passwd", "plain-file", "resolv.conf"], files
+        self.mount(
+            "POST",
+            "/containers/three/mounts",
+            {"Type": "volume", "Source": "kept", "Target": "/more"},
+            done=409,
+        )
+        assert "passwd" in self.docker("exec", "three", "ls", "-A", "/more")[1]
+        self.mount("DELETE", "/containers/three/mounts?target=/more", None, done=404)
+        assert self.docker("exec", "three", "ls", "-A", "/more")[1] == ""
+        self.until("rm", "-f", "-v", "three", done="No such container")
+        assert self.docker("volume", "ls", "-q")[1] == "kept\n", "the anonymous volume is still there"
+        run = ("run", "--rm", "-v", f"{MARK}-far:/far", "--volume-driver", MARK, "busybox", "touch", "/far/f")
+        self.until(*run)
+        assert os.listdir(f"{self.plugin.directory}/{MARK}-far") == ["f"]
+        self.until("volume", "rm", f"{MARK}-far", done="no such volume")
+        assert not any(self.plugin.mounted.values()), "the plugin still has it mounted"
+        self.until("volume", "rm", "kept", done="no such volume")
+        assert self.docker("volume", "ls", "-q")[1] == ""
+
+    def mount(self, method: str, path: str, body: object, *, done: int) -> None:
+        """One request of our own API, repeated while the daemon dies under it."""
+        for _ in range(4):
+            try:
+                status = self.daemon.api(method, path, body).status
+            except (OSError, http.client.HTTPException):
+                status = 0
+            self.revive()
+            if status in (201, 204, done):
+                return
+        pytest.fail(f"{method} {path}: {status}\n{self.daemon.log_tail()}")
+
     def traces(self) -> dict[str, set[str]]:
         """Whatever could be left behind: files, processes, interfaces, cgroups."""
         daemon = self.daemon
@@ -237,15 +292,21 @@ def victims() -> Iterator[list[Victim]]:
         victim.daemon.remove()
 
 
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plugin]:
+    with installed_plugin(MARK, str(tmp_path_factory.mktemp("plugin"))) as plugin:
+        yield plugin
+
+
 @pytest.fixture
-def victim(victims: list[Victim], registry: Registry) -> Victim:
+def victim(victims: list[Victim], registry: Registry, plugin: Plugin) -> Victim:
     """The same one for every test, until one fails."""
     if os.environ.get("WHERRY_TEST_HOST"):
         pytest.skip("about wherry itself")
     if victims and victims[-1].is_spoilt:
         victims.pop().daemon.remove()
     if not victims:
-        victims.append(Victim(registry))
+        victims.append(Victim(registry, plugin))
     victims[-1].is_spoilt = True
     return victims[-1]
 

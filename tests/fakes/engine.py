@@ -40,6 +40,7 @@ from wherry.model.events import Actor, Event
 from wherry.model.execs import ExecCreate, ExecCreated, ExecInspect, ExecStart, ProcessConfig
 from wherry.model.images import AuthConfig, AuthResponse
 from wherry.model.system import Component, PlatformName, Version
+from wherry.model.volumes import Volume, VolumeCreate, VolumeList, VolumesPruned
 
 Filters = Mapping[str, list[str]]
 BULK = 100_000_000
@@ -533,6 +534,26 @@ class FakeEvents:
             self._engine.note("events closed")
 
 
+class FakeVolumes:
+    async def list(self, filters: Filters) -> VolumeList:
+        return VolumeList([], None)
+
+    async def inspect(self, name: str) -> Volume:
+        raise NotFound(f"get {name}: no such volume")
+
+    async def create(self, body: VolumeCreate) -> Volume:
+        raise InvalidParameter(f"create {body.name}: no volumes here")
+
+    async def update(self, name: str) -> None:
+        raise NotFound(f"get {name}: no such volume")
+
+    async def remove(self, name: str, *, force: bool) -> None:
+        raise NotFound(f"get {name}: no such volume")
+
+    async def prune(self, filters: Filters) -> VolumesPruned:
+        return VolumesPruned([], 0)
+
+
 class FakeNetworks:
     async def list(self, filters: Filters, /) -> list[Any]:
         return [{"Name": "bridge"}]
@@ -553,6 +574,7 @@ class FakeEngine:
         self.execs = FakeExecs(self)
         self.images = FakeImages(self)
         self.networks = FakeNetworks()
+        self.volumes = FakeVolumes()
         self.system = FakeSystem()
         self.events = FakeEvents(self)
 

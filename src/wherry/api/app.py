@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from aiohttp import web
 
-from wherry.api import containers, errors, execs, images, networks, swarm, system, versions
+from wherry.api import containers, errors, execs, images, networks, swarm, system, versions, volumes
 from wherry.api.call import Call
 from wherry.api.contract import Engine
 from wherry.api.framing import MAX_FIELDS
@@ -149,7 +149,15 @@ def _clean(path: str) -> str:
 
 def build_app(engine: Engine, settings: ApiSettings) -> Api:
     """All routes over `engine`. Needs a running event loop."""
-    tables = (system.ROUTES, containers.ROUTES, execs.ROUTES, images.ROUTES, networks.ROUTES, swarm.ROUTES)
+    tables = (
+        system.ROUTES,
+        containers.ROUTES,
+        execs.ROUTES,
+        images.ROUTES,
+        networks.ROUTES,
+        volumes.ROUTES,
+        swarm.ROUTES,
+    )
     return Api(engine, settings, [route for table in tables for route in table])
 
 

@@ -15,10 +15,12 @@ from wherry.engine.logs import LogsOptions
 from wherry.errors import InvalidParameter, WherryError
 from wherry.model import wire
 from wherry.model.containers import (
+    BindOptions,
     ContainerConfig,
     ContainerCreate,
     ContainerUpdate,
     EndpointSettings,
+    Mount,
     NetworkingConfig,
     PortsAdd,
     PortsShown,
@@ -59,6 +61,11 @@ async def create(call: Call) -> web.StreamResponse:
     if call.version < versions.CONSOLE_SIZE and body.host_config is not None:
         body.host_config.console_size = (0, 0)
     warnings = _settle_networks(body, call.version)
+    if call.version < versions.RECURSIVE_READ_ONLY and body.host_config is not None:
+        for mount in body.host_config.mounts or ():
+            if mount.type == "bind" and mount.read_only:
+                mount.bind_options = mount.bind_options or BindOptions()
+                mount.bind_options.read_only_non_recursive = True
     created = await call.engine.containers.create(
         body, name=call.optional_text("name"), platform=call.optional_text("platform")
     )
@@ -252,6 +259,19 @@ async def remove(call: Call) -> web.StreamResponse:
     return call.empty()
 
 
+async def add_mount(call: Call) -> web.StreamResponse:
+    """Ours, not Docker's: a bind or volume for a container that exists, running or not."""
+    return call.json(await call.engine.containers.add_mount(call.ref, await call.body(Mount)), status=201)
+
+
+async def remove_mount(call: Call) -> web.StreamResponse:
+    """Ours, not Docker's."""
+    if not call.text("target"):
+        raise InvalidParameter("target is missing: name the place in the container")
+    await call.engine.containers.remove_mount(call.ref, call.text("target"), force=call.flag("force"))
+    return call.empty()
+
+
 async def prune(call: Call) -> web.StreamResponse:
     return call.json(await call.engine.containers.prune(call.filters()))
 
@@ -347,5 +367,7 @@ ROUTES = [
     Route("POST", "/containers/{ref:path}/stop", stop),
     Route("POST", "/containers/{ref:path}/update", update),
     Route("POST", "/containers/{ref:path}/wait", wait),
+    Route("POST", "/containers/{ref:path}/mounts", add_mount),
+    Route("DELETE", "/containers/{ref:path}/mounts", remove_mount),
     Route("DELETE", "/containers/{ref:path}", remove),
 ]

@@ -1,4 +1,4 @@
-"""Routes of networks; and of volumes, as far as there are any."""
+"""Routes of networks."""
 
 from __future__ import annotations
 
@@ -52,15 +52,6 @@ async def prune(call: Call) -> web.StreamResponse:
     return call.json(await call.engine.networks.prune(call.filters()))
 
 
-async def list_volumes(call: Call) -> web.StreamResponse:
-    call.filters()
-    return call.json({"Volumes": [], "Warnings": None})
-
-
-async def inspect_volume(call: Call) -> web.StreamResponse:
-    raise NotFound(f"get {call.ref}: no such volume")  # Docker's text
-
-
 ROUTES = [
     Route("GET", "/networks", list_),
     Route("GET", "/networks/", list_),
@@ -70,6 +61,4 @@ ROUTES = [
     Route("POST", "/networks/{ref}/connect", connect),
     Route("POST", "/networks/{ref}/disconnect", disconnect),
     Route("DELETE", "/networks/{ref}", remove),
-    Route("GET", "/volumes", list_volumes),
-    Route("GET", "/volumes/{ref}", inspect_volume),
 ]

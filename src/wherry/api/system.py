@@ -9,6 +9,7 @@ from aiohttp import web
 from wherry.api import streams, versions
 from wherry.api.call import Call
 from wherry.api.routes import Route
+from wherry.errors import InvalidParameter
 from wherry.model.events import Event
 from wherry.model.images import AuthConfig
 
@@ -57,6 +58,14 @@ async def _without_image_create(stream: AsyncIterator[Event]) -> AsyncIterator[E
         await streams.close(stream)
 
 
+async def disk_usage(call: Call) -> web.StreamResponse:
+    kinds = call.texts("type") if call.version >= versions.DISK_USAGE_TYPES else []
+    for kind in kinds:
+        if kind not in ("container", "image", "volume", "build-cache"):
+            raise InvalidParameter(f"unknown object type: {kind}")  # Docker's text
+    return call.json(await call.engine.system.disk_usage(kinds))
+
+
 async def login(call: Call) -> web.StreamResponse:
     return call.json(await call.engine.images.login(await call.body(AuthConfig)))
 
@@ -67,5 +76,6 @@ ROUTES = [
     Route("GET", "/version", version),
     Route("GET", "/info", info),
     Route("GET", "/events", events),
+    Route("GET", "/system/df", disk_usage),
     Route("POST", "/auth", login),
 ]

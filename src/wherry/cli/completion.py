@@ -56,6 +56,10 @@ POSITIONAL: dict[str, str] = {
     "tag": "images",
     "top": "running",
     "unpause": "paused",
+    "volume inspect": "volumes",
+    "volume rm": "volumes",
+    "mount add": "containers",
+    "mount rm": "containers",
     "wait": "containers",
 }
 ONLY_FIRST = (
@@ -74,6 +78,8 @@ ONLY_FIRST = (
     "tag",
     "top",
     "import",
+    "mount add",
+    "mount rm",
 )
 VALUES: dict[str, tuple[str, ...]] = {
     "attach": ("stdin", "stdout", "stderr"),
@@ -85,7 +91,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "restart": ("no", "always", "on-failure", "unless-stopped"),
     "signal": ("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"),
     "stop-signal": ("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"),
-    "type": ("container", "image"),
+    "driver": ("local",),
+    "type": ("container", "image", "volume"),
     "userns": ("host",),
     "uts": ("host",),
     "format": ("json", "table"),
@@ -280,6 +287,8 @@ def _names(session: Session, wanted: str) -> Candidates:
         if wanted in ("networks", "anything"):
             for item in client.get("/networks"):
                 found.append((item.get("Name", ""), f"{item.get('Driver', '')} network"))
+        if wanted in ("volumes", "anything"):
+            found += [(volume["Name"], "volume") for volume in items(client.get("/volumes"), "Volumes")]
         if wanted in ("images", "anything"):
             for item in client.get("/images/json"):
                 found += [(tag, "image") for tag in items(item, "RepoTags") if tag != "<none>:<none>"]

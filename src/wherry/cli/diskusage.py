@@ -10,6 +10,7 @@ from wherry.cli.images import image_fields, image_names
 from wherry.cli.listing import Fields
 from wherry.cli.ps import container_fields
 from wherry.cli.session import Session
+from wherry.cli.volumes import volume_fields
 from wherry.client.answers import items, mapping
 
 TYPE_CHECKING = False
@@ -155,7 +156,7 @@ def _verbose(session: Session, usage: dict[str, Any]) -> None:
         },
     )
     session.out("\nLocal Volumes space usage:\n\n")
-    rows = [_volume(volume) for volume in items(usage, "Volumes")]
+    rows = [volume_fields(volume) for volume in items(usage, "Volumes")]
     listing.show(
         session,
         rows,
@@ -169,18 +170,6 @@ def _verbose(session: Session, usage: dict[str, Any]) -> None:
     session.out(f"\nBuild cache usage: {units.human_size(total)}\n\n")
     names = ("CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE", "SHARED")
     listing.show(session, [], "", type_name="", columns=names, headers={name: name for name in names})
-
-
-def _volume(volume: dict[str, Any]) -> Fields:
-    data = mapping(volume, "UsageData")
-    size = data.get("Size", -1)
-    return Fields(
-        {
-            "Name": lambda: volume.get("Name", ""),
-            "Links": lambda: str(data.get("RefCount", "N/A")),
-            "Size": lambda: "N/A" if size < 0 else units.human_size(size),
-        }
-    )
 
 
 COMMANDS = {

@@ -154,6 +154,13 @@ wherry inspect -f '{{json .NetworkSettings.Networks}}' web
         (SHORT_FORMAT_ROW, ("size", "s", BOOL, "Display total file sizes")),
         examples="wherry container inspect -f '{{.State.Status}}' web",
     ),
+    "volume inspect": Command(
+        inspect_kind("volume"),
+        "[OPTIONS] VOLUME [VOLUME...]",
+        (1, None),
+        (SHORT_FORMAT_ROW,),
+        examples="wherry volume inspect -f '{{.Mountpoint}}' data",
+    ),
     "image inspect": Command(
         inspect_kind("image"),
         "[OPTIONS] IMAGE [IMAGE...]",

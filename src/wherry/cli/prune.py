@@ -20,6 +20,7 @@ UNUSED = (
 
 
 def confirm(session: Session, message: str) -> None:
+    """Ask on the terminal. Exit, without an error, unless the answer is yes."""
     session.out(f"{message} [y/N] ")
     sys.stdout.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

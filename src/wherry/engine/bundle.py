@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,11 +16,12 @@ from msgspec import UNSET
 
 from wherry.engine import confinement
 from wherry.engine.creation import HostFacts
-from wherry.engine.records import ContainerRecord
+from wherry.engine.records import ContainerRecord, MountSpec
 from wherry.engine.settings import EngineSettings
 from wherry.errors import InvalidParameter
 from wherry.model.containers import HostConfig, Resources
 from wherry.model.execs import ExecCreate
+from wherry.volumes.driver import Data
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -53,12 +54,14 @@ def spec_for(
     facts: HostFacts,
     etc: EtcFiles,
     joined: Joined,
+    data: Mapping[str, Data],
     has_sandbox: bool,
     seccomp: Spec | None,
     linked: Sequence[str] = (),
 ) -> Spec:
-    """The container's config.json. `has_sandbox`: the network namespace comes by descriptor. `linked`: the
-    variables of legacy links."""
+    """The container's config.json. `data`: what to mount for each target that is a volume or an image.
+    `has_sandbox`: the network namespace comes by descriptor. `linked`: the variables of legacy links.
+    """
     host, config = record.host, record.config
     capabilities = confinement.capabilities_for(
         host.cap_add or [], host.cap_drop or [], privileged=host.privileged, bounding=facts.bounding
@@ -78,7 +81,7 @@ def spec_for(
             "rlimits": _rlimits(host, settings),
         },
         "root": {"path": "rootfs", "readonly": host.readonly_rootfs},
-        "mounts": _mounts(record, etc=etc, joined=joined),
+        "mounts": _mounts(record, etc=etc, joined=joined, data=data),
         "annotations": {} if host.annotations is UNSET else dict(host.annotations),
         "linux": {
             "namespaces": _namespaces(host, joined, has_sandbox=has_sandbox),
@@ -259,7 +262,9 @@ def _namespaces(host: HostConfig, joined: Joined, *, has_sandbox: bool) -> list[
     return namespaces
 
 
-def _mounts(record: ContainerRecord, *, etc: EtcFiles, joined: Joined) -> list[Spec]:
+def _mounts(
+    record: ContainerRecord, *, etc: EtcFiles, joined: Joined, data: Mapping[str, Data]
+) -> list[Spec]:
     host = record.host
     mounts: list[Spec] = confinement.default_mounts(
         shm_size=host.shm_size,
@@ -290,6 +295,10 @@ def _mounts(record: ContainerRecord, *, etc: EtcFiles, joined: Joined) -> list[S
             ) if os.path.isdir("/dev/mqueue") else None
     taken = {mount.target for mount in record.mounts}
     mounts = [mount for mount in mounts if mount["destination"] not in taken]
+    if "/dev" in taken:
+        mounts = [mount for mount in mounts if not mount["destination"].startswith("/dev/")]
+    mounts += [mount_entry(mount, data.get(mount.target)) for mount in record.mounts]
+    # Last, so that a volume over /etc does not hide them.
     for source, target in (
         (etc.resolv_conf, "/etc/resolv.conf"),
         (etc.hostname, "/etc/hostname"),
@@ -298,16 +307,24 @@ def _mounts(record: ContainerRecord, *, etc: EtcFiles, joined: Joined) -> list[S
         if target not in taken:
             options = ["rbind", "rprivate", *(["ro"] if host.readonly_rootfs else [])]
             mounts.append({"destination": target, "type": "bind", "source": source, "options": options})
-    for mount in record.mounts:
-        mounts.append(
-            {
-                "destination": mount.target,
-                "type": mount.type,
-                "source": mount.source or mount.type,
-                "options": list(mount.options),
-            }
-        )
     return mounts
+
+
+def mount_entry(mount: MountSpec, data: Data | None) -> Spec:
+    """One mount as the runtime-spec has it; `data` is what a volume's or an image's content is."""
+    kind, source, options = mount.type, mount.source or mount.type, list(mount.options)
+    if data is not None and data.path:
+        kind, source = "bind", data.path
+        words = [word for word in data.options if word not in ("bind", "rbind")]
+        how = "bind" if "bind" in data.options else "rbind"
+        options = [how, *words, *(word for word in options if word not in ("bind", "rbind"))]
+    elif data is not None:
+        kind, source = data.filesystem, data.device
+        access = ["ro"] if mount.read_only else []
+        options = [*(word for word in data.options if word != "rw"), *access, "rprivate"]
+    if mount.subpath:
+        options.append(f"X-wherry.subpath={mount.subpath}")
+    return {"destination": mount.target, "type": kind, "source": source, "options": options}
 
 
 def _device(path: str, target: str) -> Spec:

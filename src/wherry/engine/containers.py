@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from wherry.engine import bundle, views
+from wherry.engine.added_mounts import AddedMounts
 from wherry.engine.attach import (
     Attachment,
     AttachOptions,
@@ -38,10 +39,19 @@ from wherry.engine.links import parse_link
 from wherry.engine.logs import LogsOptions, LogStream, open_logs
 from wherry.engine.names import check_name, suggest_name
 from wherry.engine.naming import DEFAULT_NETWORK
-from wherry.engine.records import Condition, Container, ContainerRecord, ContainerState, Waiter, encode_row
+from wherry.engine.records import (
+    Condition,
+    Container,
+    ContainerRecord,
+    ContainerState,
+    MountSpec,
+    Waiter,
+    encode_row,
+)
 from wherry.engine.times import parse_timestamp
 from wherry.engine.views import Filters
-from wherry.errors import Conflict, Internal, InvalidParameter, NotFound, Unsupported
+from wherry.engine.volume_mounts import ContainerMounts, snapshots_of, volumes_of
+from wherry.errors import Conflict, Internal, InvalidParameter, NotFound
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import (
     ContainerCreate,
@@ -54,10 +64,13 @@ from wherry.model.containers import (
     ContainerUpdated,
     ContainerWaited,
     EndpointSettings,
+    Mount,
+    MountPoint,
     Resources,
 )
 from wherry.oci.digest import ChainID
 from wherry.shim.client import ShimError, ShimGone
+from wherry.volumes.volumes import doom_in, settle_in
 
 CONDITIONS: dict[str, Condition] = {
     "": "not-running",
@@ -74,7 +87,11 @@ class Containers:
         self._context = context
         self._by_id: dict[str, Container] = {}
         self._ids: dict[str, str] = {}  # by name
-        self.lifecycle = Lifecycle(context, remove=self._remove_stopped)
+        self.mounts = ContainerMounts(
+            context, lambda: [container for container in self._by_id.values() if container.state.is_running]
+        )
+        self.added = AddedMounts(context, self.mounts)
+        self.lifecycle = Lifecycle(context, remove=self._remove_stopped, mounts=self.mounts)
         context.naming.find = self._by_id.get
         context.naming.all = self.all
 
@@ -128,10 +145,11 @@ class Containers:
             container = Container(record)
             try:
                 killpoint("create:name-reserved")
+                record.mounts = await self.mounts.provide(record, until_made)
                 await self._make(container)
             except BaseException:
                 self._ids.pop(record.name, None)
-                await asyncio.shield(asyncio.to_thread(self._delete_files, record.id))
+                await asyncio.shield(self._unmake(record))
                 raise
         self._by_id[record.id] = container
         self._context.events.emit("container", "create", record.id, container.event_attributes())
@@ -151,6 +169,7 @@ class Containers:
             created_ns=time.time_ns(),
             settings=context.settings,
             facts=context.facts,
+            mounts_of=self._mounts_of,
         )
         record.endpoints = self._by_network_name(record)
         check_endpoints(record.endpoints, context.networks.find, is_new=True)
@@ -158,12 +177,6 @@ class Containers:
         bundle.security_options(record.host, context.settings)
         record.links = self._links(record)
         context.check_log(record.host.log_config)
-        for other in record.host.volumes_from or ():
-            try:
-                self.find(other.partition(":")[0])
-            except NotFound as exc:  # a 404 would make the CLI pull the image
-                raise InvalidParameter(str(exc)) from exc
-            raise Unsupported("--volumes-from is not supported yet: repeat that container's -v options")
         return record
 
     def _links(self, record: ContainerRecord) -> dict[str, str]:
@@ -199,6 +212,14 @@ class Containers:
                 named[name] = asked
         return named
 
+    def _mounts_of(self, reference: str) -> tuple[MountSpec, ...]:
+        """What `--volumes-from` takes over: all but what came by `--tmpfs`."""
+        try:
+            mounts = self.find(reference).record.mounts
+        except NotFound as exc:  # a 404 would make the CLI pull the image
+            raise InvalidParameter(str(exc)) from exc
+        return tuple(mount for mount in mounts if mount.type != "tmpfs" or mount.is_mount_api)
+
     def _reserve_name(self, wanted: str | None, container_id: str) -> str:
         if wanted:
             holder = self._ids.get(wanted)
@@ -219,6 +240,7 @@ class Containers:
         context, record = self._context, container.record
         await asyncio.to_thread(self._make_files, record)
         killpoint("create:files-made")
+        await self.mounts.populate(record)
         config, state = encode_row(record), encode_row(container.state)
 
         def insert(connection: sqlite3.Connection) -> None:
@@ -227,28 +249,32 @@ class Containers:
                 (record.id, record.created_ns, record.image_id, config, state),
             )
             connection.execute("INSERT INTO name (name, container_id) VALUES (?,?)", (record.name, record.id))
+            if record.mounts:
+                settle_in(connection, record.id)
 
         await context.database.run(insert, durable=not record.host.auto_remove)
+        context.volumes.settled(record.id)
         killpoint("create:row-written")
 
     def _make_files(self, record: ContainerRecord) -> None:
         self._context.driver.prepare(record.id, [ChainID(text) for text in record.chain_ids])
         killpoint("create:snapshot-prepared")
+        self.mounts.make_snapshots(record)
         os.mkdir(self._context.container_dir(record.id), 0o710)
 
-    def _delete_files(self, container_id: str) -> None:
-        self._context.driver.remove(container_id)
+    async def _unmake(self, record: ContainerRecord) -> None:
+        await asyncio.to_thread(self._delete_files, record.id, snapshots_of(record))
+        await self._context.volumes.discard(record.id)
+
+    def _delete_files(self, container_id: str, snapshots: list[str]) -> None:
+        for key in (container_id, *snapshots):
+            self._context.driver.remove(key)
         shutil.rmtree(self._context.container_dir(container_id), ignore_errors=True)
         shutil.rmtree(self._context.exec_dir(container_id), ignore_errors=True)
 
     def _warnings(self, record: ContainerRecord) -> list[str]:
         warnings: list[str] = []
         config = record.config
-        if config.volumes:
-            warnings.append(
-                "the image declares volumes, which are not supported yet: their data lives in the container's own"
-                " writable layer"
-            )
         if record.host.port_bindings and record.host.network_mode == "host":
             warnings.append("Published ports are discarded when using host network mode")  # Docker's text
         if record.host.restart_policy.name != "no":
@@ -418,6 +444,12 @@ class Containers:
         self._context.events.emit("container", "update", container.id, container.event_attributes())
         return ContainerUpdated(warnings=[])
 
+    async def add_mount(self, reference: str, body: Mount) -> MountPoint:
+        return views.mount_point(await self.added.add(self.find(reference), body))
+
+    async def remove_mount(self, reference: str, target: str, *, force: bool = False) -> None:
+        await self.added.remove(self.find(reference), target, force=force)
+
     async def wait(self, reference: str, condition: str = "") -> WaitingClient:
         """A client that waits. It is registered before this returns, so that no exit can be missed."""
         chosen = CONDITIONS.get(condition)
@@ -534,7 +566,7 @@ class Containers:
         async with container.lock:
             if container.id not in self._by_id:
                 return  # it removed itself meanwhile
-            await self._remove_stopped(container)
+            await self._remove_stopped(container, volumes=volumes)
 
     async def _remove_link(self, reference: str) -> None:
         """`docker rm --link web/store`. Docker's texts."""
@@ -555,25 +587,29 @@ class Containers:
                 raise
             self._context.naming.unlinked(container, alias)
 
-    async def _remove_stopped(self, container: Container) -> None:
-        """Make a stopped container cease to be. The caller holds its lock.
+    async def _remove_stopped(self, container: Container, *, volumes: bool = False) -> None:
+        """Make a stopped container cease to be; with `volumes`, or --rm, its anonymous volumes too. The caller holds
+        its lock.
 
         The row goes first: it is what a restart believes; files without a row are deleted at the next start.
         """
         context = self._context
         container.state.become("removing")
-        container_id = container.id
+        record, container_id, snapshots = container.record, container.id, snapshots_of(container.record)
+        going = self.mounts.going_with(record) if volumes or record.host.auto_remove else []
 
         def delete(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM name WHERE container_id=?", (container_id,))
             connection.execute("DELETE FROM container WHERE id=?", (container_id,))
+            if going:
+                doom_in(connection, going, container_id)
 
-        durable = not container.record.host.auto_remove
+        durable = not record.host.auto_remove
         try:
             await context.database.run(delete, durable=durable)
         except Internal:  # a full disk has no room to note a removal: make some
             try:
-                await asyncio.to_thread(self._delete_files, container_id)
+                await asyncio.to_thread(self._delete_files, container_id, snapshots)
                 await context.database.run(delete, durable=durable)
             except BaseException:
                 container.state.become("exited")
@@ -581,7 +617,8 @@ class Containers:
         killpoint("remove:row-deleted")
         self._by_id.pop(container_id, None)
         self._ids.pop(container.name, None)
-        await asyncio.to_thread(self._delete_files, container_id)
+        context.volumes.doomed(going, container_id)
+        await asyncio.to_thread(self._delete_files, container_id, snapshots)
         killpoint("remove:files-deleted")
         for early in container.early:
             hang_up(early.sock)
@@ -592,6 +629,7 @@ class Containers:
         container.waiters.clear()
         context.forget_execs(container)
         context.events.emit("container", "destroy", container_id, container.event_attributes())
+        await self.mounts.removed(record, going)
 
     async def prune(self, filters: Filters | None = None) -> ContainersPruned:
         """Remove every stopped container that the filters allow."""
@@ -626,6 +664,7 @@ class Containers:
         container = Container(record, state)
         self._by_id[record.id] = container
         self._ids[record.name] = record.id
+        self._context.volumes.use((mount.name for mount in volumes_of(record)), record.id)
         return container
 
     def reserve(self, name: str, container_id: str) -> None:

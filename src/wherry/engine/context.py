@@ -31,6 +31,7 @@ from wherry.runtime.seccomp import compile_profile
 from wherry.store.database import Database
 from wherry.store.snapshots.driver import SnapshotDriver
 from wherry.store.store import Store
+from wherry.volumes.volumes import Volumes
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Context:
         store: Store,
         images: Images,
         networks: Networks,
+        volumes: Volumes,
         launcher: Launching,
         events: Events,
     ) -> None:
@@ -58,6 +60,7 @@ class Context:
         self.images = images
         self.networks = networks
         self.ports = Publishing(networks)
+        self.volumes = volumes
         self.launcher = launcher
         self.events = events
         self.naming = Naming(settings, networks, self.paths)

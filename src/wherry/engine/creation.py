@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from wherry.engine import confinement
 from wherry.engine.etc_files import HOST_GATEWAY
-from wherry.engine.mounts import mounts_for
+from wherry.engine.mounts import MountsOf, mounts_for
 from wherry.engine.records import ContainerRecord
 from wherry.engine.settings import BUILT_IN_RUNTIME, EngineSettings
 from wherry.errors import InvalidParameter
@@ -82,6 +82,7 @@ def plan_container(
     created_ns: int,
     settings: EngineSettings,
     facts: HostFacts,
+    mounts_of: MountsOf | None = None,
 ) -> ContainerRecord:
     """The record of the container that `body` asks for. Raises InvalidParameter with Docker's text."""
     host = body.host_config or HostConfig()
@@ -97,7 +98,7 @@ def plan_container(
     _check_network_mode(body, host)
     _check_health(config)
     check_resources(host, facts)
-    mounts = mounts_for(host)
+    mounts = mounts_for(host, config.volumes or (), mounts_of=mounts_of)
     _fill_host(host, settings, facts)
     confinement.capabilities_for(
         host.cap_add or [], host.cap_drop or [], privileged=host.privileged, bounding=facts.bounding

@@ -25,6 +25,7 @@ from wherry.engine.ports import PortChanges
 from wherry.engine.restore import restore
 from wherry.engine.settings import EngineSettings
 from wherry.engine.system import System, host_facts
+from wherry.engine.volumes import VolumeDirectory
 from wherry.errors import Conflict, NotFound, Unsupported
 from wherry.network.networks import Networks, NetworkSettings
 from wherry.network.pools import DEFAULT_POOLS, PoolSetting
@@ -32,6 +33,7 @@ from wherry.registry.client import Client
 from wherry.registry.fetch import Registry
 from wherry.registry.resolve import Endpoints
 from wherry.store.store import Store
+from wherry.volumes.volumes import Volumes
 
 
 class Engine:
@@ -45,6 +47,7 @@ class Engine:
         containers: Containers,
         execs: Execs,
         system: System,
+        volumes: VolumeDirectory,
         closing: AsyncExitStack,
     ) -> None:
         self.settings = settings
@@ -58,6 +61,7 @@ class Engine:
             connecting=Connecting(context, containers.find),
             events=context.events,
         )
+        self.volumes = volumes
         self.events = context.events
         self.system = system
         self.launcher = context.launcher
@@ -94,12 +98,18 @@ class Engine:
                 lambda image_id: services[0].users_of(image_id),
                 concurrent_downloads=settings.max_concurrent_downloads,
             )
+            volumes = await Volumes.open(
+                store.database,
+                settings.data_root,
+                lambda action, volume: events.emit("volume", action, volume.name, {"driver": volume.driver}),
+            )
             context = Context(
                 settings=settings,
                 facts=host_facts(store.driver.name),
                 store=store,
                 images=images,
                 networks=networks,
+                volumes=volumes,
                 launcher=launcher,
                 events=events,
             )
@@ -108,7 +118,8 @@ class Engine:
             containers = Containers(context)
             services.append(containers)
             execs = Execs(context, containers)
-            system = System(context, containers, engine_id)
+            volume_directory = VolumeDirectory(context)
+            system = System(context, containers, volume_directory, engine_id)
             await restore(context, containers, execs)
             return cls(
                 settings=settings,
@@ -116,6 +127,7 @@ class Engine:
                 containers=containers,
                 execs=execs,
                 system=system,
+                volumes=volume_directory,
                 closing=undo.pop_all(),
             )
 

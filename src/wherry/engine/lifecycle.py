@@ -24,12 +24,14 @@ from wherry.engine.context import Context
 from wherry.engine.creation import endpoint_requests, parse_signal, port_specs
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
+from wherry.engine.volume_mounts import ContainerMounts
 from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import ContainerWaited
 from wherry.network.driver import Endpoint
 from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
+from wherry.volumes.driver import Data
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +45,12 @@ FindRunning = Callable[[str], Container]
 class Lifecycle:
     """The engine's hands on running containers. `remove` ends a stopped container whose lock is held."""
 
-    def __init__(self, context: Context, *, remove: Callable[[Container], Awaitable[None]]) -> None:
+    def __init__(
+        self, context: Context, *, remove: Callable[[Container], Awaitable[None]], mounts: ContainerMounts
+    ) -> None:
         self._context = context
         self._remove = remove
+        self._mounts = mounts
 
     # Starting
 
@@ -127,7 +132,9 @@ class Lifecycle:
         killpoint("start:ports-reserved")
         container.mark("network ready")
         killpoint("start:network-ready")
-        seccomp = self._write_bundle(container, joined, directory, has_sandbox=sandbox is not None)
+        data = await self._mounts.mount(container)
+        undo.push_async_callback(self._mounts.unmount, container)
+        seccomp = self._write_bundle(container, joined, data, directory, has_sandbox=sandbox is not None)
         container.mark("bundle written")
         killpoint("start:bundle-written")
         runtime = record.host.runtime
@@ -201,6 +208,7 @@ class Lifecycle:
         self,
         container: Container,
         joined: bundle.Joined,
+        data: Mapping[str, Data],
         directory: str,
         *,
         has_sandbox: bool,
@@ -223,6 +231,7 @@ class Lifecycle:
             facts=context.facts,
             etc=context.etc_files(joined.network_of or container.id),
             joined=joined,
+            data=data,
             has_sandbox=has_sandbox,
             seccomp=profile,
             linked=context.naming.link_environment(container),
@@ -317,6 +326,7 @@ class Lifecycle:
             self._tell_networks("disconnect", container, state.endpoints.values())
             state.endpoints = {}
             killpoint("exit:network-released")
+            await self._mounts.unmount(container)
             auto_remove = container.record.host.auto_remove
             if not auto_remove:
                 await context.save_state_if_possible(container)

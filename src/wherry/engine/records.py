@@ -47,9 +47,14 @@ def encode_row(value: ContainerRecord | ContainerState) -> bytes:
 
 
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One mount the user asked for, decided. `options` are the runtime-spec's mount options."""
+    """One mount the user asked for, decided. `options` are the runtime-spec's mount options.
 
-    type: Literal["bind", "tmpfs"]
+    `source` is a bind's path, a volume's mountpoint on this host (for inspect) or an image's ID; `name` the volume's
+    name (empty until it is made: an anonymous one) or the image as it was named. `driver_options` and `labels` are
+    for a volume that is still to be made.
+    """
+
+    type: Literal["bind", "tmpfs", "volume", "image"]
     source: str = ""
     target: str
     options: tuple[str, ...] = ()
@@ -58,6 +63,17 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
     propagation: str = ""
     create_source: bool = False
     is_mount_api: bool = False  # came by --mount: listed in HostConfig.Mounts
+    name: str = ""
+    driver: str = ""
+    driver_options: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    subpath: str = ""
+    copies_up: bool = False  # what the image has at the target goes into the volume, if that is empty
+    is_anonymous: bool = False  # goes with the container, by `rm -v` or --rm
+    is_declared: bool = False  # by the image's VOLUME or by -v TARGET
+    is_added: bool = False  # to a container that existed already
+    snapshot: str = ""  # the key of an image mount's own layer
+    chain_ids: tuple[str, ...] = ()
 
 
 class ContainerRecord(msgspec.Struct, kw_only=True):

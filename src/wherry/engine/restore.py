@@ -22,6 +22,7 @@ from wherry.engine.context import Context
 from wherry.engine.execs import Execs
 from wherry.engine.lifecycle import send_away
 from wherry.engine.records import Container, ContainerRecord, ContainerState, Status, Waiter
+from wherry.engine.volume_mounts import snapshots_of, volumes_of
 from wherry.errors import WherryError
 from wherry.oci.digest import ChainID
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
@@ -43,9 +44,11 @@ async def restore(context: Context, containers: Containers, execs: Execs) -> Non
         if record.snapshot_driver != context.driver.name:
             hidden.add(record.id)  # seen again when its storage driver is chosen again
             containers.reserve(record.name, record.id)
+            context.volumes.use((mount.name for mount in volumes_of(record)), record.id)
             continue
         container = containers.restore(record, msgspec.json.decode(state, type=ContainerState))
         known[record.id] = container
+    await context.volumes.recover({*known, *hidden})
     alive: set[str] = set()
     for container in known.values():
         try:
@@ -57,8 +60,10 @@ async def restore(context: Context, containers: Containers, execs: Execs) -> Non
     await context.naming.restore([known[i] for i in known if i in alive])
     await _end_strangers(context, {*known, *hidden})
     await context.networks.reconcile(alive)
-    await asyncio.to_thread(_sweep_files, context, {*known, *hidden})
+    snapshots = {key for container in known.values() for key in snapshots_of(container.record)}
+    await asyncio.to_thread(_sweep_files, context, {*known, *hidden}, snapshots)
     await asyncio.to_thread(_mend_layers, context, [known[i].record for i in known if i not in alive])
+    context.spawn(context.volumes.recover_others(lambda container_id: container_id in alive))
     for container in known.values():
         ended = container.state.status == "exited" and container.id not in alive
         if ended and container.record.host.auto_remove:
@@ -108,6 +113,7 @@ async def _reconnect(context: Context, containers: Containers, execs: Execs, con
     }
     await context.ports.restore(container, shim, status.get("kept", ()))
     await context.save_state(container)
+    await containers.added.reconcile(container, shim, status.get("mounts") or {})
     return True
 
 
@@ -185,14 +191,17 @@ def _mend_layers(context: Context, records: list[ContainerRecord]) -> None:
     for record in records:
         try:
             context.driver.prepare(record.id, [ChainID(text) for text in record.chain_ids])
+            for mount in record.mounts:
+                if mount.snapshot:
+                    context.driver.prepare(mount.snapshot, [ChainID(text) for text in mount.chain_ids])
         except (WherryError, OSError) as exc:
             _log.error("the writable layer of container %s cannot be mended: %s", record.id, exc)
 
 
-def _sweep_files(context: Context, known: set[str]) -> None:
-    """Writable layers and directories without a container."""
+def _sweep_files(context: Context, known: set[str], snapshots: set[str]) -> None:
+    """Writable layers and directories without a container. `snapshots`: layers of image mounts."""
     for key in context.driver.active():
-        if key not in known:
+        if key not in known and key not in snapshots:
             context.driver.remove(key)
     base = os.path.join(context.settings.data_root, "containers")
     for name in os.listdir(base):

@@ -6,7 +6,7 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import wherry
 from wherry import plugins
@@ -15,6 +15,7 @@ from wherry.engine.context import Context
 from wherry.engine.creation import HostFacts
 from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.engine.times import rfc3339
+from wherry.engine.volumes import VolumeDirectory
 from wherry.linux import capabilities
 from wherry.model.system import (
     Commit,
@@ -28,6 +29,7 @@ from wherry.model.system import (
     Swarm,
     Version,
 )
+from wherry.model.volumes import DiskUsage
 from wherry.oci.platform import host_platform
 from wherry.runtime.cgroups.driver import ROOT, is_unified
 from wherry.runtime.cgroups.v1 import mounted_hierarchies
@@ -49,9 +51,12 @@ def host_facts(snapshot_driver: str) -> HostFacts:
 
 
 class System:
-    def __init__(self, context: Context, containers: Containers, engine_id: str) -> None:
+    def __init__(
+        self, context: Context, containers: Containers, volumes: VolumeDirectory, engine_id: str
+    ) -> None:
         self._context = context
         self._containers = containers
+        self._volumes = volumes
         self._id = engine_id
         self.listener_count: Callable[[], int] = lambda: context.events.listeners
 
@@ -90,6 +95,21 @@ class System:
             build_time="",
         )
 
+    async def disk_usage(self, kinds: Sequence[str] = ()) -> DiskUsage:
+        """What takes how much room: of `kinds` (image, container, volume, build-cache), or of all."""
+        context, usage = self._context, DiskUsage()
+        if not kinds or "image" in kinds:
+            usage.images = list(await context.images.list(all=True, shared_size=True))
+            sizes = await context.store.images.layer_sizes()
+            usage.layers_size = sum(sizes.values())
+        if not kinds or "container" in kinds:
+            usage.containers = list(await self._containers.list(all=True, size=True))
+        if not kinds or "volume" in kinds:
+            usage.volumes = await self._volumes.usage()
+        if not kinds or "build-cache" in kinds:
+            usage.build_cache = []
+        return usage
+
     async def info(self) -> Info:
         context, settings = self._context, self._context.settings
         containers = self._containers.all()
@@ -119,7 +139,7 @@ class System:
             driver_status=context.driver.status(),
             docker_root_dir=settings.data_root,
             plugins=Plugins(
-                volume=[],
+                volume=context.volumes.drivers(),
                 network=plugins.driver_names(plugins.NETWORKS),
                 authorization=None,
                 log=plugins.driver_names(plugins.LOGS),

@@ -53,6 +53,8 @@ def status_text(container: Container, now_ns: int) -> str:
 def mount_point(mount: MountSpec) -> MountPoint:
     return MountPoint(
         type=mount.type,
+        name=mount.name or UNSET,
+        driver=mount.driver or UNSET,
         source=mount.source,
         destination=mount.target,
         mode=mount.mode,
@@ -62,8 +64,8 @@ def mount_point(mount: MountSpec) -> MountPoint:
 
 
 def _mount_points(container: Container) -> list[MountPoint]:
-    """Docker lists binds, and tmpfs mounts made by `--mount`, but not those of `--tmpfs`."""
-    return [mount_point(m) for m in container.record.mounts if m.type == "bind" or m.is_mount_api]
+    """Docker lists binds, volumes, and tmpfs mounts made by `--mount`, but not those of `--tmpfs`."""
+    return [mount_point(m) for m in container.record.mounts if m.type != "tmpfs" or m.is_mount_api]
 
 
 def endpoint_settings(container: Container) -> dict[str, EndpointSettings]:
@@ -328,7 +330,9 @@ def _on_network(container: Container, wanted: list[str]) -> bool:
 
 
 def _has_volume(container: Container, wanted: list[str]) -> bool:
-    return any(mount.target in wanted or mount.source in wanted for mount in container.record.mounts)
+    return any(
+        mount.target in wanted or (mount.name or mount.source) in wanted for mount in container.record.mounts
+    )
 
 
 def now_ns() -> int:

@@ -9,6 +9,7 @@ import struct
 
 from wherry.linux.libc import NUMBERS, check, function, system_call
 
+CLONE_FS = 0x00000200
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000

@@ -117,10 +117,19 @@ class TmpfsOptions(Wire):
     options: list[list[str]] | UnsetType = UNSET
 
 
+class DriverConfig(Wire):
+    name: str | UnsetType = UNSET
+    options: dict[str, str] | UnsetType = UNSET
+
+
 class VolumeOptions(Wire):
     no_copy: bool | UnsetType = UNSET
     labels: dict[str, str] | UnsetType = UNSET
-    driver_config: dict[str, Any] | UnsetType = UNSET
+    driver_config: DriverConfig | UnsetType = UNSET
+    subpath: str | UnsetType = UNSET
+
+
+class ImageOptions(Wire):
     subpath: str | UnsetType = UNSET
 
 
@@ -134,6 +143,7 @@ class Mount(Wire):
     consistency: str | UnsetType = UNSET
     bind_options: BindOptions | UnsetType = UNSET
     volume_options: VolumeOptions | UnsetType = UNSET
+    image_options: ImageOptions | UnsetType = UNSET
     tmpfs_options: TmpfsOptions | UnsetType = UNSET
 
 

@@ -14,7 +14,7 @@ import socket
 import stat
 
 from wherry.linux import files, mounts, process
-from wherry.runtime import copyup, values
+from wherry.runtime import copyup, rootfs, values
 from wherry.runtime.errors import INTERNAL, StartFailed, go_text, invalid, quote
 
 TYPE_CHECKING = False
@@ -97,6 +97,7 @@ class Mount:
         "remove",
         "source",
         "source_is_directory",
+        "subpath",
         "tree",
     )
 
@@ -115,6 +116,7 @@ class Mount:
         self.late_read_only = False
         self.tree = -1
         self.source_is_directory = True
+        self.subpath = ""
 
 
 def parse(entry: dict[str, Any]) -> Mount:
@@ -174,7 +176,9 @@ def _open_bind(mount: Mount, bundle: str) -> None:
         raise invalid(f"mount destination {mount.destination}: a bind without a source")
     path = mount.source if mount.source.startswith("/") else os.path.join(bundle, mount.source)
     elsewhere = _IN_NAMESPACE.fullmatch(path)
-    if elsewhere:
+    if mount.subpath:
+        mount.tree = _clone_subpath(path, mount.subpath, recursive=mount.recursive_bind)
+    elif elsewhere:
         mount.tree = _clone_from_namespace(int(elsewhere[1]), elsewhere[2])
     else:
         mount.tree = mounts.clone_tree(path, recursive=mount.recursive_bind)
@@ -188,6 +192,35 @@ def _open_bind(mount: Mount, bundle: str) -> None:
         os.close(mount.tree)
         mount.tree = -1
         raise
+
+
+_WITHIN = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS
+
+
+def _clone_subpath(path: str, subpath: str, *, recursive: bool) -> int:
+    """Clone what is at `subpath` below the directory `path`. No symlink is followed on the way: whoever can write
+    there could lead us anywhere (Kubernetes' CVE-2021-25741)."""
+    base = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        inner = _open_subpath(base, path, subpath)
+        try:
+            return mounts.clone_tree("", at=inner, recursive=recursive)
+        finally:
+            os.close(inner)
+    finally:
+        os.close(base)
+
+
+def _open_subpath(base: int, path: str, subpath: str) -> int:
+    """Raises StartFailed with Docker's texts."""
+    try:
+        return files.open_below(base, subpath, os.O_PATH, resolve=_WITHIN)
+    except OSError as exc:
+        if exc.errno == errno.EXDEV:
+            raise invalid(
+                f"path concatenation escapes the base directory, base: {path}, subpath: {subpath}"
+            ) from exc
+        raise invalid(f"cannot access path {os.path.join(path, subpath)}: {go_text(exc)}") from exc
 
 
 _IN_NAMESPACE = re.compile(r"/proc/(\d+)/root(/.+)")
@@ -238,11 +271,50 @@ def make_detached(mount: Mount) -> int:
     if mount.source:
         options.insert(0, ("source", mount.source))
     add = mount.add & ~mounts.ATTR_RDONLY if mount.late_read_only else mount.add
-    tree = mounts.new_filesystem(mount.kind, options, add & ~mounts.ATTR_IDMAP)
+    if mount.kind == "overlay" and any(key == "lowerdir+" for key, _ in mount.data):
+        tree = rootfs.overlay(_layers(mount.data), add & ~mounts.ATTR_IDMAP)
+    else:
+        tree = mounts.new_filesystem(mount.kind, options, add & ~mounts.ATTR_IDMAP)
     mount.tree = tree
     if mount.recursive_add or mount.recursive_remove:
         mounts.change_mount(tree, add=mount.recursive_add, remove=mount.recursive_remove)
     return tree
+
+
+def _layers(options: list[tuple[str, str | None]]) -> dict[str, Any]:
+    """An overlay's options as a Rootfs value, which can be mounted on every kernel."""
+    given = {key: value or "" for key, value in options}
+    others = [
+        key if value is None else f"{key}={value}"
+        for key, value in options
+        if key not in ("lowerdir+", "upperdir", "workdir")
+    ]
+    return {
+        "lower": [value for key, value in options if key == "lowerdir+"],
+        "upper": given.get("upperdir", ""),
+        "work": given.get("workdir", ""),
+        "options": others,
+    }
+
+
+def _narrow(root: int, mount: Mount, tree: int) -> int:
+    """What is at the mount's subpath, in place of the whole filesystem `tree`, which is ours alone.
+
+    Only what is attached can be cloned (before Linux 6.15): it is, on top of the root, for as long as that takes.
+    """
+    mounts.attach(tree, root)
+    try:
+        inner = _open_subpath(tree, mount.destination, mount.subpath)
+        try:
+            return mounts.clone_tree("", at=inner)
+        finally:
+            os.close(inner)
+    finally:
+        os.fchdir(tree)
+        mounts.unmount(".", mounts.MNT_DETACH)
+        os.chdir("/")
+        os.close(tree)
+        mount.tree = -1
 
 
 def open_target(root: int, mount: Mount) -> int:
@@ -267,7 +339,9 @@ def open_target(root: int, mount: Mount) -> int:
 def attach(root: int, mount: Mount) -> None:
     """Make and attach one mount below `root`, propagation last."""
     tree = make_detached(mount)
-    if mount.kind == "bind":
+    if mount.subpath and mount.kind != "bind":
+        tree = mount.tree = _narrow(root, mount, tree)
+    if mount.kind == "bind" or mount.subpath:
         mount.source_is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     existed = mount.kind != "tmpfs" or _exists(root, mount.destination)
     target = open_target(root, mount)
@@ -321,6 +395,8 @@ def _parse_option(mount: Mount, option: str) -> None:
         add, remove = _ATTRIBUTES[option[1:]]
         mount.recursive_add = mount.recursive_add & ~remove | add
         mount.recursive_remove = mount.recursive_remove & ~add | remove
+    elif option.startswith("X-wherry.subpath="):
+        mount.subpath = option.partition("=")[2]
     elif option in ("tmpcopyup", "notmpcopyup"):
         if mount.kind != "tmpfs":
             raise invalid(f"mount destination {mount.destination}: option {option} is for tmpfs only")

@@ -35,7 +35,7 @@ def assemble(rootfs: dict[str, Any] | None, spec: dict[str, Any], bundle: str) -
     if kind == "bind":
         return _bind(values.text(rootfs, "source"), bundle, recursive=False)
     if kind == "overlay":
-        return _overlay(rootfs)
+        return overlay(rootfs)
     raise invalid(f"unknown root filesystem type {kind!r}: want overlay or bind")
 
 
@@ -90,7 +90,8 @@ def _bind(path: str, bundle: str, *, recursive: bool) -> int:
     return tree
 
 
-def _overlay(rootfs: dict[str, Any]) -> int:
+def overlay(rootfs: dict[str, Any], attributes: int = 0) -> int:
+    """A detached overlay: `lower` (top first), and if it can be written to `upper` and `work`."""
     lower = values.texts(rootfs, "lower")
     upper, work = values.text(rootfs, "upper"), values.text(rootfs, "work")
     options = values.texts(rootfs, "options")
@@ -101,14 +102,14 @@ def _overlay(rootfs: dict[str, Any]) -> int:
             key, equals, value = option.partition("=")
             mounts.set_option(context, key, value if equals else None)
         if not takes_names():
-            return _mount_by_number(context, lower, upper, work)
+            return _mount_by_number(context, lower, upper, work, attributes)
         for path in lower:
             mounts.set_option(context, "lowerdir+", path)  # top layer first; any name, any number of them
         if upper:
             mounts.set_option(context, "upperdir", _escape(upper))
             mounts.set_option(context, "workdir", _escape(work))
         mounts.create_filesystem(context, "overlay")
-        return mounts.mount_filesystem(context)
+        return mounts.mount_filesystem(context, attributes)
     finally:
         os.close(context)
 
@@ -140,7 +141,7 @@ def _accepts(context: int, option: str) -> bool:
 _takes_names: bool | None = None
 
 
-def _mount_by_number(context: int, lower: list[str], upper: str, work: str) -> int:
+def _mount_by_number(context: int, lower: list[str], upper: str, work: str, attributes: int) -> int:
     """The old way: all layers in one option, of which fsconfig(2) takes 255 bytes, without commas or colons.
 
     So each directory is named by its descriptor's number, from within /proc/self/fd.
@@ -158,7 +159,7 @@ def _mount_by_number(context: int, lower: list[str], upper: str, work: str) -> i
                 mounts.set_option(context, "upperdir", names[-2])
                 mounts.set_option(context, "workdir", names[-1])
             mounts.create_filesystem(context, "overlay")
-            return mounts.mount_filesystem(context)
+            return mounts.mount_filesystem(context, attributes)
         finally:
             os.fchdir(before)
     finally:

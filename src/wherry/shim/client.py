@@ -297,12 +297,20 @@ class Shim:
     def resume(self) -> asyncio.Future[Message]:
         return self._plain("resume")
 
+    def mount(self, entry: Mapping[str, Any]) -> asyncio.Future[Message]:
+        """Mount an entry of config.json's `mounts` in the running container."""
+        return self._plain("mount", mount=entry)
+
+    def unmount(self, target: str, *, lazily: bool = False) -> asyncio.Future[Message]:
+        """Take off what is mounted at `target`. One that is in use is refused, unless `lazily`."""
+        return self._plain("unmount", target=target, lazily=lazily)
+
     def pids(self) -> asyncio.Future[Message]:
         """Result: `pids`, as the host sees them."""
         return self._plain("pids")
 
     def state(self) -> asyncio.Future[Message]:
-        """Result: `status`, `pid`, `execs`, `kept` (names), `exit`."""
+        """Result: `status`, `pid`, `execs`, `kept` (names), `exit`, `mounts`."""
         return self._plain("state")
 
     async def descriptor(self, name: str) -> int:

@@ -34,6 +34,7 @@ import struct
 import termios
 import time
 
+from wherry.runtime import live_mounts
 from wherry.runtime.errors import StartFailed
 from wherry.shim import records, sockets
 from wherry.shim.external import ExternalContainer
@@ -111,6 +112,8 @@ class Shim:
         self._exit: Message | None = None
         self._ended: tuple[int, int] | None = None
         """Wait status and time of the first process, while its output is still read."""
+        self._mounts: dict[str, bool] = {}
+        """Targets at which something was mounted (or taken off: False) since the start."""
         self._oom_kills = 0
         self._released = False
         self._kept = Kept(self._loop)
@@ -324,6 +327,20 @@ class Shim:
         self._status = RUNNING
         return {}, []
 
+    def _mount(self, request: Message, fds: list[int]) -> Reply:
+        self._require(RUNNING, PAUSED)
+        entry = request["mount"]
+        live_mounts.attach(self._get_container().init.pidfd, entry)
+        self._mounts[entry["destination"]] = True
+        return {}, []
+
+    def _unmount(self, request: Message, fds: list[int]) -> Reply:
+        self._require(RUNNING, PAUSED)
+        target = request["target"]
+        live_mounts.detach(self._get_container().init.pidfd, target, lazily=bool(request.get("lazily")))
+        self._mounts[target] = False
+        return {}, []
+
     def _pids(self, request: Message, fds: list[int]) -> Reply:
         self._require(CREATED, RUNNING, PAUSED)
         return {"pids": self._get_container().pids()}, []
@@ -339,6 +356,7 @@ class Shim:
             + list(self._ended_execs.values()),
             "kept": self._kept.names(),
             "exit": self._exit,
+            "mounts": self._mounts,
         }, []
 
     def _fds(self, request: Message, fds: list[int]) -> Reply:
@@ -560,6 +578,8 @@ _OPERATIONS = (
     "kill",
     "pause",
     "resume",
+    "mount",
+    "unmount",
     "pids",
     "state",
     "fds",

@@ -274,6 +274,8 @@ def test_completion_of_names(tmp_path: object) -> None:
             )
         if request.target.startswith("/networks"):
             return json_answer('[{"Name":"back","Driver":"bridge"}]')
+        if request.target.startswith("/volumes"):
+            return json_answer('{"Volumes":[{"Name":"data"}],"Warnings":null}')
         return json_answer('[{"RepoTags":["busybox:1","<none>:<none>"]},{"RepoTags":null}]')
 
     path = os.path.join(str(tmp_path), "s")
@@ -283,7 +285,9 @@ def test_completion_of_names(tmp_path: object) -> None:
         assert candidates("start", "", host=host) == ["old"]
         assert candidates("rm", "w", host=host) == ["web"]
         assert candidates("run", "-d", "b", host=host) == ["busybox:1"]
-        assert candidates("inspect", "", host=host) == ["back", "busybox:1", "old", "web"]
+        assert candidates("inspect", "", host=host) == ["back", "busybox:1", "data", "old", "web"]
+        assert candidates("volume", "rm", "", host=host) == ["data"]
+        assert candidates("mount", "add", "", host=host) == ["old", "web"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
