@@ -14,7 +14,7 @@ def test_a_network_is_spelled_as_docker_does() -> None:
         id="ab" * 32,
         created="2026-11-24T22:10:34.327411345Z",
         driver="bridge",
-        ipam=IPAM(config=[IPAMConfig(subnet="172.17.0.0/16", gateway="172.17.0.1")]),
+        ipam=IPAM(driver="default", config=[IPAMConfig(subnet="172.17.0.0/16", gateway="172.17.0.1")]),
         containers={
             "cd" * 32: EndpointResource(
                 name="web",
@@ -58,5 +58,5 @@ def test_a_network_is_spelled_as_docker_does() -> None:
 
 
 def test_a_network_without_addresses_has_a_null_config() -> None:
-    network = NetworkResource(name="none", id="0" * 64, created="", driver="null")
+    network = NetworkResource(name="none", id="0" * 64, created="", driver="null", ipam=IPAM(driver="default"))
     assert json.loads(encode(network))["IPAM"] == {"Driver": "default", "Options": None, "Config": None}
