@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -492,3 +493,16 @@ def test_a_link_on_a_network_is_a_name_for_one_container(
     start(engine, f"{name}-other", "--network", net)
     assert lookup(engine, f"{name}-web", "store") == [address(engine, f"{name}-db", net)]
     assert lookup(engine, f"{name}-other", "store", code=1) == []
+
+
+def test_names_in_a_container_of_another_runtime(
+    wherry: Wherry, name: str, network: Callable[..., str]
+) -> None:
+    if shutil.which("runc") is None:
+        pytest.skip("no runc on PATH")
+    net = network("--internal")
+    start(wherry, name, "--network", net, "--runtime", "runc")
+    for restart in (False, True):
+        if restart:
+            wherry.restart()
+        assert lookup(wherry, name, name) == [address(wherry, name, net)]
