@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -363,6 +364,54 @@ def test_a_running_container_that_joins_a_network_finds_and_is_found(
     assert lookup(engine, f"{name}-a", f"{name}-b") == [address(engine, f"{name}-b", other)]
 
 
+@pytest.mark.parametrize(
+    "point", ["network-connect:row-written", "network-connect:interface-made", "connect:record-written"]
+)
+def test_a_daemon_that_dies_while_it_connects_leaves_no_half_names(
+    other: Callable[..., Wherry], point: str
+) -> None:
+    daemon = other()
+    daemon.docker("network", "create", "net").ok()
+    start(daemon, "first")
+    start(daemon, "second", "--network", "net")
+    hosts = inside(daemon, "first", "cat /etc/hosts").ok().out
+    daemon.kill()
+    daemon.start(env={"WHERRY_KILL_AT": f"{point}:1"})
+    assert daemon.docker("network", "connect", "net", "first").code != 0
+    daemon.kill()
+    daemon.start()
+    if (
+        daemon.docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", "first").ok().out.count("net")
+        == 0
+    ):
+        assert point != "connect:record-written"
+        assert inside(daemon, "first", "cat /etc/hosts").ok().out == hosts
+        assert lookup(daemon, "second", "first", code=1) == []
+        daemon.docker("network", "connect", "net", "first").ok()
+    assert lookup(daemon, "second", "first") == [address(daemon, "first", "net")]
+    assert lookup(daemon, "first", "second") == [address(daemon, "second", "net")]
+    daemon.docker("network", "disconnect", "net", "first").ok()
+    assert inside(daemon, "first", "cat /etc/hosts").ok().out == hosts
+
+
+def test_a_container_that_has_left_its_networks_still_asks_others_after_a_restart(
+    wherry: Wherry, name: str, network: Callable[..., str]
+) -> None:
+    net, host = network(), gateway(wherry, "bridge")
+    server = Outside(host)
+    try:
+        start(wherry, name, "--dns", host)
+        wherry.docker("network", "connect", net, name).ok()
+        wherry.docker("network", "disconnect", net, name).ok()
+        for restart in (False, True):
+            if restart:
+                wherry.restart()
+            assert "nameserver 127.0.0.11" in inside(wherry, name, "cat /etc/resolv.conf").ok().out
+            assert lookup(wherry, name, "example.test") == ["203.0.113.7"]
+    finally:
+        server.close()
+
+
 def test_a_resolv_conf_that_the_container_changed_is_left_alone(
     engine: Engine, name: str, network: Callable[..., str]
 ) -> None:
@@ -444,3 +493,16 @@ def test_a_link_on_a_network_is_a_name_for_one_container(
     start(engine, f"{name}-other", "--network", net)
     assert lookup(engine, f"{name}-web", "store") == [address(engine, f"{name}-db", net)]
     assert lookup(engine, f"{name}-other", "store", code=1) == []
+
+
+def test_names_in_a_container_of_another_runtime(
+    wherry: Wherry, name: str, network: Callable[..., str]
+) -> None:
+    if shutil.which("runc") is None:
+        pytest.skip("no runc on PATH")
+    net = network("--internal")
+    start(wherry, name, "--network", net, "--runtime", "runc")
+    for restart in (False, True):
+        if restart:
+            wherry.restart()
+        assert lookup(wherry, name, name) == [address(wherry, name, net)]
