@@ -27,8 +27,8 @@ DIFFERENCES: list[tuple[str, str]] = [
     (r"Binds\":\[\"/tmp:/\"\]", "400, where dockerd says 500"),
     (r"POST /auth .*127.0.0.1:1", "503: the registry does not answer, which is not our own failure"),
     (
-        r"GET /info: body.(Containerd|KernelMemoryTCP|Runtimes|Warnings)",
-        "no containerd here, other runtimes, other machine",
+        r"GET /info: body.(Containerd|KernelMemoryTCP|OpenPorts|Runtimes|Warnings)",
+        "no containerd here, other runtimes, other machine; OpenPorts is our own",
     ),
     (
         r"inspect: .*HostConfig.Runtime|info --format .*DefaultRuntime",
