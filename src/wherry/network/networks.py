@@ -242,7 +242,7 @@ class Networks:
 
     async def connect(self, container_id: str, request: EndpointRequest, netns: int) -> Endpoint:
         """Give a running container a place on one more network. `netns` is closed."""
-        sandbox = await self._maker.run(lambda: self._maker.adopt(netns))
+        sandbox = await self._maker.run(lambda: self._maker.adopt(netns), undo=Sandbox.close)
         try:
             network = self._for_container(request)
             endpoint = self._take(network, container_id, request, None)
@@ -263,7 +263,7 @@ class Networks:
 
         Docker's text where it has none there.
         """
-        sandbox = await self._maker.run(lambda: self._maker.adopt(netns))
+        sandbox = await self._maker.run(lambda: self._maker.adopt(netns), undo=Sandbox.close)
         try:
             network = self.inspect(name_or_id)
             endpoint = self._places.of(container_id).get(network.id)
