@@ -284,12 +284,14 @@ class Networks:
                 await self._driver(network).reconcile(network, self.endpoints(network.id))
         await self.publisher.reconcile()
 
-    def way_in(self, container_id: str) -> Endpoint | None:
+    def way_in(self, container_id: str, *, without: str = "") -> Endpoint | None:
         """The place that the container's published ports lead to: of those that can have any, the one that leads out.
 
-        None for a container that is on internal networks only, or shares the host's.
+        `without`: a network it is about to leave. None for a container that is on internal networks only, or shares the host's.
         """
-        places = [e for e in self.endpoints_of(container_id) if self._publishes(e)]
+        places = [
+            e for e in self.endpoints_of(container_id) if self._publishes(e) and e.network_id != without
+        ]
         return choose_gateway(places, self._networks)
 
     def publish_address(self, endpoint: Endpoint) -> str:
