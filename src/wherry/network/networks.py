@@ -390,10 +390,16 @@ class Networks:
         await self._leave(endpoint)
 
     def _set_routes(self, container_id: str, sandbox: Sandbox, *, without: str = "") -> None:
-        places = [e for e in self._places.of(container_id).values() if e.network_id != without]
-        for endpoint in places:
-            if endpoint.interface and endpoint.network_id not in sandbox.indexes:
-                sandbox.indexes[endpoint.network_id] = sandbox.links.index_of(endpoint.interface)
+        places: list[Endpoint] = []
+        for endpoint in self._places.of(container_id).values():
+            if endpoint.network_id == without or not endpoint.interface:
+                continue
+            if endpoint.network_id not in sandbox.indexes:
+                link = sandbox.links.find(endpoint.interface)
+                if link is None:
+                    continue  # somebody inside renamed or removed it
+                sandbox.indexes[endpoint.network_id] = link.index
+            places.append(endpoint)
         set_default_routes(sandbox, places, self._networks, is_new=False)
 
     async def _leave(self, endpoint: Endpoint) -> None:

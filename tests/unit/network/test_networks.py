@@ -495,6 +495,17 @@ async def test_what_cannot_be_made_leaves_nothing(networks: Networks, database: 
     assert (await networks.create(NetworkRequest(name="made"))).name == "made"  # the name is free
 
 
+async def test_a_foreign_drop_is_found_when_a_network_is_made(networks: Networks) -> None:
+    set_rules("table ip theirs { chain routed { type filter hook forward priority 0; policy drop; }\n}\n")
+    made = await networks.create(NetworkRequest(name="made"))
+    inner = await networks.create(NetworkRequest(name="inner", internal=True))
+    found = [warning for warning in networks.warnings() if str(made.interface) in warning]
+    assert len(found) == 1 and f"nft insert rule ip theirs routed iifname {made.interface}" in found[0]
+    assert not [warning for warning in networks.warnings() if str(inner.interface) in warning]
+    await networks.remove("made")
+    run("nft", "delete", "table", "ip", "theirs")
+
+
 async def test_names_and_subnets_are_given_once_to_many_at_once(networks: Networks) -> None:
     wanted = [networks.create(NetworkRequest(name=f"net{n % 8}")) for n in range(16)]
     results = await asyncio.gather(*wanted, return_exceptions=True)
@@ -550,6 +561,26 @@ async def test_a_running_container_joins_and_leaves(networks: Networks, database
     back = await networks.connect("container1", EndpointRequest(network="bridge"), os.dup(sandbox))
     assert (back.address, back.interface) == ("172.30.9.2", "eth0")
     await networks.release("container1")
+    assert await rows(database) == [] and connected() == {}
+
+
+async def test_a_container_that_renamed_its_interfaces_joins_and_leaves_all_the_same(
+    networks: Networks, database: Database
+) -> None:
+    await networks.create(NetworkRequest(name="aside"))
+    attachment = await networks.acquire("container1", on("bridge"))
+    assert attachment.sandbox is not None
+
+    def rename() -> None:
+        run("ip", "link", "set", "eth0", "down")
+        run("ip", "link", "set", "eth0", "name", "mine")
+        run("ip", "link", "set", "mine", "up")
+
+    inside(attachment.sandbox, rename)
+    request = EndpointRequest(network="aside")
+    assert (await networks.connect("container1", request, os.dup(attachment.sandbox))).interface == "eth1"
+    await networks.disconnect("container1", "bridge", os.dup(attachment.sandbox))
+    await networks.disconnect("container1", "aside", os.dup(attachment.sandbox))
     assert await rows(database) == [] and connected() == {}
 
 
