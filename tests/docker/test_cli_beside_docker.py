@@ -230,6 +230,48 @@ def test_lines(engine: Engine, subject: str, line: str) -> None:
     same(engine, *shlex.split(line.format(subject)))
 
 
+@pytest.fixture(scope="module")
+def crowd(engine: Engine, subject: str) -> Iterator[str]:
+    """A network with the container on it, that none of the looks changes."""
+    name = f"act-net-{os.getpid()}"
+    flags = ("--subnet", "10.213.0.0/24", "--label", "x=y", "--label", "a.b=c", "-o", "k=v")
+    engine.docker("network", "create", *flags, name).ok()
+    engine.docker("network", "connect", "--alias", "al", name, subject).ok()
+    yield name
+    engine.docker("network", "disconnect", name, subject)
+    engine.docker("network", "rm", name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "network ls --filter name={1}", "network ls -q --filter name={1}", "network ls --no-trunc --filter name={1}",
+        "network ls --format json --filter type=builtin", "network ls --filter foo=bar", "network ls --filter dangling=x",
+        "network ls --format '{{{{.Name}}}} {{{{.Labels}}}} {{{{.IPv4}}}} {{{{.IPv6}}}} {{{{.Internal}}}}' --filter name={1}",
+        "network ls --format 'table {{{{.ID}}}}\t{{{{.Scope}}}}\t{{{{.Label \"x\"}}}}' --filter name={1}", "network ls x",
+        "network ls --format '{{{{.Foo}}}}' --filter name={1}", "network inspect {1}", "network inspect {1} nope bridge",
+        "network inspect -f '{{{{.Name}}}} {{{{.IPAM.Config}}}} {{{{.Labels}}}}' {1}", "network inspect",
+        "network inspect -f '{{{{range .Containers}}}}{{{{.Name}}}} {{{{.IPv4Address}}}}{{{{end}}}}' {1}",
+        "network create {1}", "network create", "network create a b", "network create bridge",
+        "network create --subnet x n9", "network create --subnet 10.1.0.0/24 --gateway 10.2.0.1 n9",
+        "network create --gateway 10.2.0.1 n9", "network create --subnet 10.1.0.0/16 --subnet 10.1.2.0/24 n9",
+        "network create --subnet 10.1.0.0/24 --aux-address a=10.2.0.1 n9", "network create -d nope n9",
+        "network create --subnet 10.213.0.0/25 n9", "network create --nope n9", "network create -o n9",
+        "network rm nope {1}", "network rm -f nope", "network rm", "network rm bridge", "network connect {1} {0}",
+        "network connect --ip x {1} {0}", "network connect --ip 10.9.9.9 {1} {0}", "network connect nope {0}",
+        "network connect {1} nope", "network connect {1}", "network disconnect bridge nope", "network disconnect nope {0}",
+        "network disconnect -f nope {0}", "network disconnect host {0}", "network prune", "network prune -f --filter x=y",
+        "network prune -f --filter label=nope", "network nope", "run --rm --network nope busybox true",
+        "run --rm --network host --network {1} busybox true", "run --rm --network {1} --ip 10.213.0.1 busybox true",
+        "run --rm --network name={1},ip=10.213.0.77 busybox ip -o -4 addr show eth0", "run --rm --network name= busybox true",
+        "run --rm --network {1} --network {1} busybox true", "run --rm --network {1},foo=bar busybox true",
+        "run --rm --network container: busybox true", "run --rm --network bridge --network-alias x busybox true",
+    ],
+)  # fmt: skip
+def test_lines_about_networks(engine: Engine, subject: str, crowd: str, line: str) -> None:
+    same(engine, *shlex.split(line.format(subject, crowd)))
+
+
 def typed(client: Client, arguments: list[str], script: list[tuple[bytes, bytes]]) -> int:
     """Run on a terminal; wait for each text, then type what goes with it."""
     screen: Terminal = client.terminal(*arguments, rows=30, cols=100)

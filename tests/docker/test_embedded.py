@@ -24,6 +24,7 @@ from tests.docker.registry import Registry, free_port
 from wherry import AsyncEngine, Engine
 from wherry.errors import (
     Conflict,
+    Forbidden,
     InvalidParameter,
     NotFound,
     Unauthorized,
@@ -415,6 +416,34 @@ async def test_container_block_removes_it_when_it_fails(embedded: AsyncEngine) -
         async with await embedded.start("busybox", ["sleep", "600"]):
             raise ZeroDivisionError
     assert await embedded.containers(all=True) == []
+
+
+async def test_networks_join_containers(embedded: AsyncEngine) -> None:
+    async with await embedded.create_network("back", subnets=["10.211.78.0/24"], labels={"a": "b"}) as back:
+        with pytest.raises(Conflict):
+            await embedded.create_network("back")
+        async with (
+            await embedded.start("busybox", ["sleep", "300"], network="back") as first,
+            await embedded.start("busybox", ["sleep", "300"]) as second,
+        ):
+            await back.connect(second, ip="10.211.78.9", aliases=["two"])
+            assert (await first.exec(["ping", "-c1", "-W1", "10.211.78.9"])).exit_code == 0
+            assert set((await back.inspect()).containers) == {first.id, second.id}
+            with pytest.raises(Forbidden, match="has active endpoints"):
+                await back.remove()
+            await back.disconnect(second)
+            assert (await first.exec(["ping", "-c1", "-W1", "10.211.78.9"])).exit_code == 1
+        assert "back" in [network.name for network in await embedded.networks()]
+    with pytest.raises(NotFound):
+        await embedded.network("back")
+
+
+def test_networks_from_plain_code(plain: Engine) -> None:
+    with plain.create_network("back", internal=True) as back, plain.start("busybox", ["sleep", "300"]) as one:
+        back.connect(one)
+        assert list(plain.network("back").inspect().containers) == [one.id]
+        back.disconnect(one)
+    assert "back" not in [network.name for network in plain.networks()]
 
 
 async def test_container_is_reached_by_its_address(embedded: AsyncEngine) -> None:

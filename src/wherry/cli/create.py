@@ -423,6 +423,10 @@ def _networks(options: Options) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"network {name!r} is specified multiple times".replace("'", '"'))
         if endpoint or networks.is_user_defined(name):
             endpoints[name] = endpoint
+    if len({networks.is_user_defined(network["name"]) for network in chosen}) > 1:
+        raise ValueError(
+            "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+        )
     return chosen[0]["name"], endpoints
 
 

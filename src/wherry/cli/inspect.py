@@ -24,6 +24,15 @@ FETCHED = {
 """The kinds this engine has, in the order in which a bare name is looked for."""
 
 
+_IPAM_CONFIG: tuple[tuple[str, Any], ...] = (
+    ("Subnet", ""),
+    ("IPRange", ""),
+    ("Gateway", ""),
+    ("AuxiliaryAddresses", {}),
+)
+"""The fields of a subnet, which the JSON leaves out where they are empty and a template shows."""
+
+
 def _fetch(session: Session, kind: str, name: str, *, size: bool) -> str:
     query = (("size", "1"),) if size and kind == "container" else ()
     path = FETCHED[kind].format(segment(name))
@@ -94,6 +103,8 @@ def typed(value: Any, key: str = "", parent: str = "") -> Any:
     if not isinstance(value, dict):
         return value
     table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    if key == "Config" and parent == "IPAM":
+        table = {name: table.get(name, empty) for name, empty in _IPAM_CONFIG}
     is_map = key in MAPS or (key == "Config" and parent == "LogConfig")
     made: Any = {} if is_map else Struct()
     for name, item in table.items():

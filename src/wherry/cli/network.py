@@ -50,16 +50,6 @@ def _read_map(text: str) -> tuple[str, str]:
 MAP = Kind("map", _read_map, is_list=True)
 
 
-def _read_ip(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text.strip()))
-    except ValueError:
-        raise ValueError(f'failed to parse IP: "{text}"') from None
-
-
-IP = Kind("ip", _read_ip, "")
-
-
 def _all(options: Options, name: str) -> list[str]:
     return [text for group in options.many(name) for text in group]
 
@@ -115,6 +105,8 @@ def ipam_config(
     """Each subnet with the range, gateway and addresses that lie in it. Raises ValueError with docker's texts."""
     if len(subnets) < len(ranges) or len(subnets) < len(gateways):
         raise ValueError("every ip-range or gateway must have a corresponding subnet")
+    if len(subnets) == 1 and not (ranges or gateways or auxiliary):
+        return [{"Subnet": subnets[0]}]  # as docker, which leaves the reading to the engine
     networks = {text: _network(text, "invalid subnet: ") for text in subnets}
     for text, network in networks.items():
         for other, its in networks.items():
@@ -317,8 +309,8 @@ COMMANDS = {
                 INT,
                 "Highest gw-priority provides the default gateway. Accepts positive and negative values.",
             ),
-            ("ip", "", IP, 'IPv4 address (e.g., "172.30.100.104")'),
-            ("ip6", "", IP, 'IPv6 address (e.g., "2001:db8::33")'),
+            ("ip", "", STRING, 'IPv4 address (e.g., "172.30.100.104")'),
+            ("ip6", "", STRING, 'IPv6 address (e.g., "2001:db8::33")'),
             ("link", "", LIST, "Add link to another container"),
             ("link-local-ip", "", STRINGS, "Add a link-local address for the container"),
             ("mac-address", "", STRING, 'MAC address (e.g., "92:d0:c6:0a:29:33")'),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from wherry.cli.mounts import split_csv
 
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -21,7 +23,7 @@ def read_network(text: str) -> dict[str, Any]:
         "link_local": [],
         "priority": 0,
     }
-    if "=" not in text:
+    if not _is_long_form(text):
         return network
     network["name"] = ""
     for field in split_csv(text):
@@ -51,6 +53,14 @@ def read_network(text: str) -> dict[str, Any]:
         else:
             raise ValueError(f"invalid field key {key}")
     return network
+
+
+def _is_long_form(text: str) -> bool:
+    """Whether a `=` stands between two words, as docker looks for it."""
+    return any(
+        sign == "=" and text[at - 1 : at] in _WORD and text[at + 1 : at + 2] in _WORD
+        for at, sign in enumerate(text)
+    )
 
 
 def is_user_defined(name: str) -> bool:

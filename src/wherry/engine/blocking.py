@@ -19,10 +19,11 @@ import threading
 from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, Unpack
 
-from wherry.engine.embedded import DEFAULT_ROOT, AsyncContainer, AsyncEngine, Options, Result
+from wherry.engine.embedded import DEFAULT_ROOT, AsyncContainer, AsyncEngine, AsyncNetwork, Options, Result
 from wherry.errors import Conflict, Unavailable
 from wherry.model.containers import ContainerInspect, ContainerSummary
 from wherry.model.images import AuthConfig, ImageSummary
+from wherry.model.networks import NetworkResource
 
 T = TypeVar("T")
 
@@ -118,23 +119,53 @@ class Engine:
     def containers(self, *, all: bool = False) -> list[ContainerSummary]:
         return self._do(self._inner.containers(all=all))
 
+    # Networks
+
+    def create_network(
+        self,
+        name: str,
+        *,
+        driver: str = "bridge",
+        subnets: Sequence[str] = (),
+        ipv6: bool = False,
+        internal: bool = False,
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Network:
+        work = self._inner.create_network(
+            name,
+            driver=driver,
+            subnets=subnets,
+            ipv6=ipv6,
+            internal=internal,
+            options=options,
+            labels=labels,
+        )
+        return Network(self._do, self._do(work))
+
+    def network(self, reference: str) -> Network:
+        return Network(self._do, self._do(self._inner.network(reference)))
+
+    def networks(self) -> list[NetworkResource]:
+        return self._do(self._inner.networks())
+
 
 class Container:
     """A container that was started, or found. As a context manager it is removed, running or not, at the end."""
 
     def __init__(self, do: Do, inner: AsyncContainer) -> None:
         self._do = do
-        self._inner = inner
+        self.inner = inner
         self.id = inner.id
 
     def __repr__(self) -> str:
-        return repr(self._inner)
+        return repr(self.inner)
 
     def __enter__(self) -> Container:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._do(self._inner.__aexit__(*error))
+        self._do(self.inner.__aexit__(*error))
 
     def exec(
         self,
@@ -145,10 +176,10 @@ class Container:
         env: Mapping[str, str] | None = None,
         working_dir: str = "",
     ) -> Result:
-        return self._do(self._inner.exec(command, input=input, user=user, env=env, working_dir=working_dir))
+        return self._do(self.inner.exec(command, input=input, user=user, env=env, working_dir=working_dir))
 
     def logs(self, *, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
-        stream = self._inner.logs(follow=follow, tail=tail)
+        stream = self.inner.logs(follow=follow, tail=tail)
 
         async def following() -> bytes | None:
             return await anext(stream, None)
@@ -160,15 +191,47 @@ class Container:
             self._do(stream.aclose())
 
     def wait(self) -> int:
-        return self._do(self._inner.wait())
+        return self._do(self.inner.wait())
 
     def stop(self, *, timeout_s: int | None = None) -> None:
-        self._do(self._inner.stop(timeout_s=timeout_s))
+        self._do(self.inner.stop(timeout_s=timeout_s))
 
     def remove(self, *, force: bool = False) -> None:
-        self._do(self._inner.remove(force=force))
+        self._do(self.inner.remove(force=force))
 
     def inspect(self) -> ContainerInspect:
+        return self._do(self.inner.inspect())
+
+
+class Network:
+    """A network that was made, or found. As a context manager it is removed at the end, when nobody is on it."""
+
+    def __init__(self, do: Do, inner: AsyncNetwork) -> None:
+        self._do = do
+        self._inner = inner
+        self.id = inner.id
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def __enter__(self) -> Network:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._do(self._inner.__aexit__(*error))
+
+    def connect(
+        self, container: Container, *, ip: str = "", ip6: str = "", aliases: Sequence[str] = ()
+    ) -> None:
+        self._do(self._inner.connect(container.inner, ip=ip, ip6=ip6, aliases=aliases))
+
+    def disconnect(self, container: Container) -> None:
+        self._do(self._inner.disconnect(container.inner))
+
+    def remove(self) -> None:
+        self._do(self._inner.remove())
+
+    def inspect(self) -> NetworkResource:
         return self._do(self._inner.inspect())
 
 

@@ -111,9 +111,13 @@ class Connecting:
         netns = await self._netns(container)
         endpoint = await self._context.networks.connect(container.id, endpoint_request(name, settings), netns)
         container.state.endpoints = {**container.state.endpoints, name: endpoint}
+        await self._context.ports.retarget(container)
         await self._context.save_state(container)
 
     async def _part(self, container: Container, name: str) -> None:
+        # Ports first: what they lead to may be another container's address a moment later.
+        network = self._context.networks.inspect(name)
+        await self._context.ports.retarget(container, without=network.id)
         netns = await self._netns(container)
         await self._context.networks.disconnect(container.id, name, netns)
         endpoint = container.state.endpoints.get(name)

@@ -25,6 +25,7 @@ from contextlib import aclosing
 from typing import Any, TypedDict, TypeVar, Unpack
 
 import msgspec
+from msgspec import UNSET
 
 from wherry.engine.attach import AttachOptions
 from wherry.engine.engine import Engine
@@ -32,9 +33,17 @@ from wherry.engine.logs import LogsOptions
 from wherry.engine.output import Unframe, connect, exchange
 from wherry.engine.settings import EngineSettings
 from wherry.errors import Conflict, Forbidden, InvalidParameter, NotFound, Unavailable
-from wherry.model.containers import ContainerCreate, ContainerInspect, ContainerSummary, HostConfig
+from wherry.model.containers import (
+    ContainerCreate,
+    ContainerInspect,
+    ContainerSummary,
+    EndpointIPAMConfig,
+    EndpointSettings,
+    HostConfig,
+)
 from wherry.model.execs import ExecCreate, ExecStart
 from wherry.model.images import AuthConfig, ImageSummary
+from wherry.model.networks import IPAM, IPAMConfig, NetworkCreate, NetworkResource
 from wherry.oci.reference import parse_reference
 
 T = TypeVar("T")
@@ -59,7 +68,7 @@ class Options(TypedDict, total=False):
     working_dir: str
     entrypoint: Sequence[str]
     labels: Mapping[str, str]
-    network: str  # "bridge" (the default), "none", "host" or "container:NAME"
+    network: str  # "bridge" (the default), "none", "host", "container:NAME", or a network's name or ID
     binds: Sequence[str]  # "/on/the/host:/in/the/container" and, if wanted, ":ro"
     memory_bytes: int
     read_only: bool
@@ -238,6 +247,46 @@ class AsyncEngine:
         """Those that run, or all, the newest first."""
         return await self.services.containers.list(all=all)
 
+    # Networks
+
+    async def create_network(
+        self,
+        name: str,
+        *,
+        driver: str = "bridge",
+        subnets: Sequence[str] = (),
+        ipv6: bool = False,
+        internal: bool = False,
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> AsyncNetwork:
+        """Make a network. `async with await engine.create_network(…)` removes it afterwards.
+
+        Without `subnets` (`10.5.0.0/24`) wherry chooses. Raises Conflict where there is one of that name.
+        """
+        body = NetworkCreate(
+            name=name,
+            driver=driver,
+            ipam=IPAM(config=[IPAMConfig(subnet=subnet) for subnet in subnets]),
+            enable_ipv6=ipv6,
+            internal=internal,
+            options=dict(options or {}),
+            labels=dict(labels or {}),
+        )
+
+        async def create() -> AsyncNetwork:
+            return AsyncNetwork(self, (await self.services.networks.create(body)).id)
+
+        return await self._whole(create(), undo=AsyncNetwork.remove)
+
+    async def network(self, reference: str) -> AsyncNetwork:
+        """The network with this name, ID or start of an ID. Raises NotFound."""
+        return AsyncNetwork(self, (await self.services.networks.inspect(reference)).id)
+
+    async def networks(self) -> list[NetworkResource]:
+        """All of them, the newest first; `inspect` tells who is on one."""
+        return await self.services.networks.list()
+
     async def _create(
         self, image: str, command: Sequence[str], options: Options, *, has_input: bool = False
     ) -> AsyncContainer:
@@ -359,6 +408,44 @@ class AsyncContainer:
 
     async def inspect(self) -> ContainerInspect:
         return await self._engine.services.containers.inspect(self.id)
+
+
+class AsyncNetwork:
+    """A network that was made, or found. As a context manager it is removed at the end, when nobody is on it."""
+
+    def __init__(self, engine: AsyncEngine, network_id: str) -> None:
+        self._engine = engine
+        self.id = network_id
+
+    def __repr__(self) -> str:
+        return f"<network {self.id[:12]}>"
+
+    async def __aenter__(self) -> AsyncNetwork:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._engine._finish(self.remove())  # pyright: ignore[reportPrivateUsage]: one module
+
+    async def connect(
+        self, container: AsyncContainer, *, ip: str = "", ip6: str = "", aliases: Sequence[str] = ()
+    ) -> None:
+        """Let the container be on this network too, running or not."""
+        addresses = EndpointIPAMConfig(ipv4_address=ip or UNSET, ipv6_address=ip6 or UNSET)
+        settings = EndpointSettings(ipam_config=addresses, aliases=list(aliases) or None)
+        work = self._engine.services.networks.connect(self.id, container.id, settings)
+        await self._engine._whole(work)  # pyright: ignore[reportPrivateUsage]: one module
+
+    async def disconnect(self, container: AsyncContainer) -> None:
+        """Take the container off this network."""
+        work = self._engine.services.networks.disconnect(self.id, container.id)
+        await self._engine._whole(work)  # pyright: ignore[reportPrivateUsage]: one module
+
+    async def remove(self) -> None:
+        """Gone when this returns. One that a running container is on is refused (Forbidden)."""
+        await self._engine.services.networks.remove(self.id)
+
+    async def inspect(self) -> NetworkResource:
+        return await self._engine.services.networks.inspect(self.id)
 
 
 def _request(

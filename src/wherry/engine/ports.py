@@ -95,14 +95,14 @@ class Publishing:
         await self._publisher.open(container.id, self._place(container.id))
         container.state.ports = self._publisher.of(container.id)
 
-    async def retarget(self, container: Container) -> None:
-        """The container's networks changed: its ports follow, rules and relays."""
+    async def retarget(self, container: Container, *, without: str = "") -> None:
+        """The container's networks change: its ports follow, rules and relays. `without`: the network it leaves."""
         ports = self._publisher.of(container.id)
         if not ports or container.shim is None:
             return
-        place = self._place(container.id)
+        place = self._place(container.id, without=without)
         await container.shim.keep({}, relay={port.name: place.target(port) for port in ports})
-        await self.open(container)
+        await self._publisher.open(container.id, place)
 
     async def close(self, container: Container) -> None:
         """Take all of the container's ports back."""
@@ -133,8 +133,8 @@ class Publishing:
         """Ports that other hosts can reach, as far as wherry is concerned, with the container's ID."""
         return [(owner, port) for owner, port in self._publisher.all() if not port.is_loopback]
 
-    def _place(self, container_id: str) -> Place:
-        endpoint = self._networks.way_in(container_id)
+    def _place(self, container_id: str, *, without: str = "") -> Place:
+        endpoint = self._networks.way_in(container_id, without=without)
         return Place(address=endpoint.address, address6=endpoint.address6) if endpoint else Place()
 
 

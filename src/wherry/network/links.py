@@ -274,10 +274,12 @@ class Links:
                 return None
             raise
 
-    def links(self) -> list[Link]:
-        return [
-            _parse_link(body) for body in self._dump("list interfaces", _GETLINK, _IFINFO.pack(0, 0, 0, 0, 0))
-        ]
+    def links(self, *, alias: str = "") -> list[Link]:
+        """Every interface; or, quicker where there are hundreds, those whose alias begins so."""
+        bodies = self._dump("list interfaces", _GETLINK, _IFINFO.pack(0, 0, 0, 0, 0))
+        mark = alias.encode()
+        found = [_parse_link(body) for body in bodies if mark in body]
+        return [link for link in found if link.alias.startswith(alias)]
 
     def addresses(self) -> list[tuple[int, IPInterface]]:
         """Every address with the index of its interface, IPv4 first; link-local IPv6 left out."""

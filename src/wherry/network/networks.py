@@ -242,7 +242,7 @@ class Networks:
 
     async def connect(self, container_id: str, request: EndpointRequest, netns: int) -> Endpoint:
         """Give a running container a place on one more network. `netns` is closed."""
-        sandbox = await self._maker.run(lambda: self._maker.adopt(netns))
+        sandbox = await self._maker.run(lambda: self._maker.adopt(netns), undo=Sandbox.close)
         try:
             network = self._for_container(request)
             endpoint = self._take(network, container_id, request, None)
@@ -263,7 +263,7 @@ class Networks:
 
         Docker's text where it has none there.
         """
-        sandbox = await self._maker.run(lambda: self._maker.adopt(netns))
+        sandbox = await self._maker.run(lambda: self._maker.adopt(netns), undo=Sandbox.close)
         try:
             network = self.inspect(name_or_id)
             endpoint = self._places.of(container_id).get(network.id)
@@ -284,12 +284,14 @@ class Networks:
                 await self._driver(network).reconcile(network, self.endpoints(network.id))
         await self.publisher.reconcile()
 
-    def way_in(self, container_id: str) -> Endpoint | None:
+    def way_in(self, container_id: str, *, without: str = "") -> Endpoint | None:
         """The place that the container's published ports lead to: of those that can have any, the one that leads out.
 
-        None for a container that is on internal networks only, or shares the host's.
+        `without`: a network it is about to leave. None for a container that is on internal networks only, or shares the host's.
         """
-        places = [e for e in self.endpoints_of(container_id) if self._publishes(e)]
+        places = [
+            e for e in self.endpoints_of(container_id) if self._publishes(e) and e.network_id != without
+        ]
         return choose_gateway(places, self._networks)
 
     def publish_address(self, endpoint: Endpoint) -> str:
@@ -388,10 +390,16 @@ class Networks:
         await self._leave(endpoint)
 
     def _set_routes(self, container_id: str, sandbox: Sandbox, *, without: str = "") -> None:
-        places = [e for e in self._places.of(container_id).values() if e.network_id != without]
-        for endpoint in places:
-            if endpoint.interface and endpoint.network_id not in sandbox.indexes:
-                sandbox.indexes[endpoint.network_id] = sandbox.links.index_of(endpoint.interface)
+        places: list[Endpoint] = []
+        for endpoint in self._places.of(container_id).values():
+            if endpoint.network_id == without or not endpoint.interface:
+                continue
+            if endpoint.network_id not in sandbox.indexes:
+                link = sandbox.links.find(endpoint.interface)
+                if link is None:
+                    continue  # somebody inside renamed or removed it
+                sandbox.indexes[endpoint.network_id] = link.index
+            places.append(endpoint)
         set_default_routes(sandbox, places, self._networks, is_new=False)
 
     async def _leave(self, endpoint: Endpoint) -> None:

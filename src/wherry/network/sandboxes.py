@@ -97,8 +97,21 @@ class Maker:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
-    def run(self, step: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, step)
+    async def run(self, step: Callable[[], T], *, undo: Callable[[T], None] | None = None) -> T:
+        """`step`'s result. If we are cancelled meanwhile it goes on to its end, for it holds descriptors of ours;
+        `undo` takes its result back."""
+        work = asyncio.get_running_loop().run_in_executor(self._thread, step)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            while not work.done():
+                try:
+                    await asyncio.wait([work])
+                except asyncio.CancelledError:
+                    continue
+            if undo is not None and not work.cancelled() and work.exception() is None:
+                undo(work.result())
+            raise
 
     def make(self, *, names: bool = False) -> Sandbox:
         """A namespace with `lo` up and no IPv6. For the maker's thread only.

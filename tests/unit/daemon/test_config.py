@@ -36,6 +36,47 @@ def test_flags_in_all_forms() -> None:
     assert engine.runtimes["x"].path == "/bin/x" and engine.init is False
 
 
+def test_networks_are_set_by_flags_and_by_the_file(tmp_path: object) -> None:
+    engine = load(
+        ["--bip6", "fd00:9::1/64", "--ipv6", "--icc=false", "--ip-masq=false", "--iptables=false", "--fixed-cidr",
+         "10.0.0.0/25", "--default-address-pool", "base=10.0.0.0/8,size=24", "--default-address-pool",
+         "base=fd00::/48,size=64", "--default-network-opt", "bridge=com.docker.network.driver.mtu=1400"]
+    )[0].engine  # fmt: skip
+    assert (engine.bip6, engine.ipv6, engine.icc, engine.ip_masq, engine.iptables) == (
+        "fd00:9::1/64", True, False, False, False
+    )  # fmt: skip
+    assert engine.default_address_pools == (("10.0.0.0/8", 24), ("fd00::/48", 64))
+    assert engine.default_network_opts == {"bridge": {"com.docker.network.driver.mtu": "1400"}}
+    text = (
+        '{"default-address-pools": [{"base": "10.0.0.0/8", "size": 24}], "fixed-cidr-v6": "fd00::/64",'
+        ' "ip6tables": false, "ip-forward": false, "default-network-opts": {"bridge": {"a": "b"}}}'
+    )
+    settings = load(["--config-file", config_file(tmp_path, text)])[0]
+    assert settings.engine.default_address_pools == (("10.0.0.0/8", 24),) and settings.warnings == ()
+    assert settings.engine.fixed_cidr_v6 == "fd00::/64" and settings.engine.default_network_opts == {
+        "bridge": {"a": "b"}
+    }
+    assert not settings.engine.ip6tables and not settings.engine.ip_forward and settings.engine.icc
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--default-address-pool", "x"], "invalid field 'x' must be a key=value pair"),
+        (["--default-address-pool", "base=10.0.0.0/8,size=x"], "invalid size value: x"),
+        (["--default-address-pool", "base=10.0.0.0/8,foo=1"], "unexpected key 'foo' in 'foo=1'"),
+        (["--default-address-pool", "base=10.0.0.0/8"], "expected a base and a size"),
+        (["--default-address-pool", "base=10.0.0.1/8,size=24"], "invalid base pool '10.0.0.1/8'"),
+        (["--default-network-opt", "bridge=x"], "expected DRIVER=KEY=VALUE"),
+        (["--icc=perhaps"], 'invalid argument "perhaps" for "--icc" flag'),
+    ],
+)
+def test_bad_network_settings_name_themselves(flags: list[str], what: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        load(flags)
+    assert what in str(caught.value)
+
+
 def test_the_file_sets_the_same(tmp_path: object) -> None:
     text = (
         '{"debug": true, "registry-mirrors": ["https://m"], "runtimes": {"y": {"path": "/y", "runtimeArgs": ["-z"]}},'

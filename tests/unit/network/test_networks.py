@@ -16,8 +16,9 @@ import msgspec
 import pytest
 
 from tests.unit.network.conftest import SETTINGS, eventually, inside, on, pool, run, set_rules, subnet_of
-from wherry.errors import Forbidden, InvalidParameter, NotFound
-from wherry.network import connections
+from wherry.errors import Conflict, Forbidden, Internal, InvalidParameter, NotFound
+from wherry.network import connections, sandboxes
+from wherry.network.creation import NetworkRequest
 from wherry.network.driver import AddressPool, EndpointRequest, NetworkConfig
 from wherry.network.links import Link, Links
 from wherry.network.networks import Networks, NetworkSettings
@@ -328,6 +329,12 @@ async def main():
         for number in range(3, 6):
             await networks.acquire(f"container{number}", ON_BRIDGE)
             await networks.release(f"container{number - 1}")
+        made = await networks.create(NetworkRequest(name="made", enable_ipv6=True))
+        attachment = await networks.acquire("container9", [EndpointRequest(network="made")])
+        await networks.connect("container9", ON_BRIDGE[0], os.dup(attachment.sandbox))
+        await networks.disconnect("container9", "made", os.dup(attachment.sandbox))
+        await networks.release("container9")
+        await networks.remove("made")
 
 asyncio.run(main())
 """
@@ -341,7 +348,7 @@ def start_victim(path: str) -> subprocess.Popen[str]:
     return victim
 
 
-@pytest.mark.parametrize("after_ms", [0, 1, 3, 7, 12])
+@pytest.mark.parametrize("after_ms", [0, 1, 3, 7, 12, 20, 30, 40, 55, 70, 90, 120])
 async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
     host: None, tmp_path: Path, after_ms: int
 ) -> None:
@@ -355,11 +362,15 @@ async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
     await networks.reconcile(set())
     assert await rows(database) == []
     assert connected() == {}
+    made = [network for network in networks.list() if network.name == "made"]
+    bridges = {link.name for link in all_links() if link.kind == "bridge"}
+    assert bridges == {"wht0", *(network.interface for network in made)}
     assert (await networks.acquire("container9", on("bridge"))).endpoints[0].address == "172.30.9.2"
     await networks.remove_all()
     await networks.close()
     await database.close()
     await eventually(lambda: link_names() == ["lo"])
+    assert run("nft", "list", "tables") == ""
 
 
 @pytest.mark.usefixtures("forgetting_kernel")
@@ -444,6 +455,176 @@ async def test_a_loop_of_starts_grows_nothing(networks: Networks) -> None:
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 12
     assert len(gc.get_objects()) < objects + 500
     await eventually(lambda: len(all_links()) <= 2 + 6)
+
+
+# Networks that somebody makes
+
+
+async def test_a_network_is_made_used_and_removed_without_a_trace(networks: Networks) -> None:
+    made = await networks.create(NetworkRequest(name="made", enable_ipv6=True))
+    assert networks.inspect("made") is made and made.interface in link_names()
+    assert str(made.interface) in run("nft", "list", "table", "inet", "wherry-wht0")
+    attachment = await networks.acquire("container1", on("made"))
+    endpoint = attachment.endpoints[0]
+    assert attachment.sandbox is not None
+
+    def look() -> set[str]:
+        found = json.loads(run("ip", "-j", "address", "show", "eth0"))[0]["addr_info"]
+        assert all("tentative" not in address for address in found)
+        return {address["local"] for address in found if address["scope"] == "global"}
+
+    assert inside(attachment.sandbox, look) == {endpoint.address, endpoint.address6}
+    with pytest.raises(Forbidden, match="has active endpoints"):
+        await networks.remove("made")
+    await networks.release("container1")
+    await networks.remove("made")
+    assert made.interface not in link_names()
+    assert str(made.interface) not in run("nft", "list", "table", "inet", "wherry-wht0")
+    with pytest.raises(NotFound):
+        await networks.acquire("container1", on("made"))
+
+
+async def test_what_cannot_be_made_leaves_nothing(networks: Networks, database: Database) -> None:
+    run("ip", "link", "add", "taken", "type", "veth", "peer", "other")
+    options = {"com.docker.network.bridge.name": "taken"}
+    with pytest.raises(InvalidParameter, match="interface taken is not a bridge"):
+        await networks.create(NetworkRequest(name="made", options=options))
+    assert [n.name for n in networks.list() if n.name == "made"] == []
+    names = await database.run(lambda c: [row["name"] for row in c.execute("SELECT name FROM network")])
+    assert sorted(names) == ["bridge", "host", "none"]
+    assert (await networks.create(NetworkRequest(name="made"))).name == "made"  # the name is free
+
+
+async def test_a_foreign_drop_is_found_when_a_network_is_made(networks: Networks) -> None:
+    set_rules("table ip theirs { chain routed { type filter hook forward priority 0; policy drop; }\n}\n")
+    made = await networks.create(NetworkRequest(name="made"))
+    inner = await networks.create(NetworkRequest(name="inner", internal=True))
+    found = [warning for warning in networks.warnings() if str(made.interface) in warning]
+    assert len(found) == 1 and f"nft insert rule ip theirs routed iifname {made.interface}" in found[0]
+    assert not [warning for warning in networks.warnings() if str(inner.interface) in warning]
+    await networks.remove("made")
+    run("nft", "delete", "table", "ip", "theirs")
+
+
+async def test_names_and_subnets_are_given_once_to_many_at_once(networks: Networks) -> None:
+    wanted = [networks.create(NetworkRequest(name=f"net{n % 8}")) for n in range(16)]
+    results = await asyncio.gather(*wanted, return_exceptions=True)
+    made = [r for r in results if isinstance(r, NetworkConfig)]
+    assert len(made) == 8 and sum(isinstance(r, Conflict) for r in results) == 8
+    assert len({pool(network).subnet for network in made}) == 8
+
+
+async def test_a_user_networks_pool_is_empty_until_it_is_used_and_again_when_it_rests(
+    networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandboxes, "IDLE_S", 0.3)
+    made = await networks.create(NetworkRequest(name="made"))
+
+    def ready() -> int:
+        return sum(f"wherry port {made.interface} " in link.alias for link in all_links()) - len(
+            networks.endpoints(made.id)
+        )
+
+    await networks.acquire("container0", on("made"))
+    await asyncio.sleep(0.1)
+    assert ready() == 0  # a network with a single container costs nothing
+    for number in range(1, 5):
+        await networks.acquire(f"container{number}", on("made"))
+    await eventually(lambda: ready() == 4)
+    await eventually(lambda: ready() == 0)
+    assert (await networks.acquire("container9", on("made"))).sandbox is not None
+
+
+@pytest.mark.usefixtures("forgetting_kernel")
+async def test_a_running_container_joins_and_leaves(networks: Networks, database: Database) -> None:
+    await networks.create(NetworkRequest(name="aside"))
+    attachment = await networks.acquire("container1", on("bridge"))
+    assert attachment.sandbox is not None
+    sandbox = attachment.sandbox
+
+    def look() -> tuple[list[str], str]:
+        names = sorted(link["ifname"] for link in json.loads(run("ip", "-j", "link")))
+        routes = json.loads(run("ip", "-j", "route", "show", "default"))
+        return names, routes[0]["gateway"] if routes else ""
+
+    request = EndpointRequest(network="aside")
+    joined = await networks.connect("container1", request, os.dup(sandbox))
+    assert inside(sandbox, look) == (["eth0", "eth1", "lo"], joined.gateway)
+    with pytest.raises(Forbidden, match="already exists in network aside"):
+        await networks.connect("container1", request, os.dup(sandbox))
+    assert len(await rows(database)) == 2
+    await networks.disconnect("container1", "bridge", os.dup(sandbox))
+    assert inside(sandbox, look) == (["eth1", "lo"], joined.gateway)
+    with pytest.raises(Internal, match="is not connected to network bridge"):
+        await networks.disconnect("container1", "bridge", os.dup(sandbox))
+    assert await rows(database) == [("container1", joined.address)]
+    back = await networks.connect("container1", EndpointRequest(network="bridge"), os.dup(sandbox))
+    assert (back.address, back.interface) == ("172.30.9.2", "eth0")
+    await networks.release("container1")
+    assert await rows(database) == [] and connected() == {}
+
+
+async def test_a_container_that_renamed_its_interfaces_joins_and_leaves_all_the_same(
+    networks: Networks, database: Database
+) -> None:
+    await networks.create(NetworkRequest(name="aside"))
+    attachment = await networks.acquire("container1", on("bridge"))
+    assert attachment.sandbox is not None
+
+    def rename() -> None:
+        run("ip", "link", "set", "eth0", "down")
+        run("ip", "link", "set", "eth0", "name", "mine")
+        run("ip", "link", "set", "mine", "up")
+
+    inside(attachment.sandbox, rename)
+    request = EndpointRequest(network="aside")
+    assert (await networks.connect("container1", request, os.dup(attachment.sandbox))).interface == "eth1"
+    await networks.disconnect("container1", "bridge", os.dup(attachment.sandbox))
+    await networks.disconnect("container1", "aside", os.dup(attachment.sandbox))
+    assert await rows(database) == [] and connected() == {}
+
+
+async def test_a_cancelled_connect_keeps_nothing(networks: Networks, database: Database) -> None:
+    await networks.create(NetworkRequest(name="aside"))
+    attachment = await networks.acquire("container1", on("bridge"))
+    assert attachment.sandbox is not None
+    await eventually(lambda: len(ports()) == 7)  # what is kept ready is there
+    before = len(os.listdir("/proc/self/fd"))
+    for turns in range(14):
+        work = networks.connect("container1", EndpointRequest(network="aside"), os.dup(attachment.sandbox))
+        task = asyncio.create_task(work)
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        task.cancel()
+        result = (await asyncio.gather(task, return_exceptions=True))[0]
+        if not isinstance(result, BaseException):
+            await networks.disconnect("container1", "aside", os.dup(attachment.sandbox))
+        assert await rows(database) == [("container1", "172.30.9.2")]
+    names = inside(attachment.sandbox, link_names)
+    assert sorted(names) == ["eth0", "lo"]
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
+
+
+async def test_the_default_network_has_ipv6_when_asked(host: None, database: Database) -> None:
+    settings = msgspec.structs.replace(
+        SETTINGS, ipv6=True, fixed_cidr_v6="fd00:9::/64", fixed_cidr="172.30.9.128/25"
+    )
+    networks = await Networks.open(database, settings)
+    endpoint = (await networks.acquire("container1", on("bridge"))).endpoints[0]
+    assert (endpoint.address, endpoint.address6, endpoint.gateway6) == (
+        "172.30.9.128",
+        "fd00:9::2",
+        "fd00:9::1",
+    )
+    assert run("sysctl", "-n", "net.ipv6.conf.all.forwarding") == "1\n"
+    await networks.close()
+    other = msgspec.structs.replace(SETTINGS, ipv6=True, bip6="fd00:a::5/64")
+    again = await Networks.open(database, other)
+    await again.reconcile(set())
+    await again.close()
+    last = await Networks.open(database, other)
+    assert [p.gateway for p in last.inspect("bridge").pools] == ["172.30.9.1", "fd00:a::5"]
+    await last.close()
 
 
 # Settings

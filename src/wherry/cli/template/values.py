@@ -66,7 +66,7 @@ class NilList(list["Any"]):
 NIL_LIST = NilList()
 MAPS = frozenset(
     "Annotations Attributes Data DriverOpts ExposedPorts Labels Networks Options PortBindings Ports StorageOpt "
-    "Sysctls Tmpfs Volumes Details Runtimes IndexConfigs".split()
+    "AuxiliaryAddresses Containers Sysctls Tmpfs Volumes Details Runtimes IndexConfigs".split()
 )
 """Fields that are maps in Docker's types; every other object is a struct, and prints as one."""
 POINTERS = frozenset(

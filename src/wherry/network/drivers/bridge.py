@@ -133,11 +133,8 @@ class Bridge:
         mine = f"{_port_alias(network)} {self._instance}"
         stale = {
             link.index
-            for link in self._links.links()
-            if link.kind == "veth"
-            and f"{link.alias} ".startswith(f"{_port_alias(network)} ")
-            and link.alias != mine
-            and link.name not in names
+            for link in self._links.links(alias=f"{_port_alias(network)} ")
+            if link.kind == "veth" and link.alias != mine and link.name not in names
         }
         if stale:
             _log.info(
@@ -224,13 +221,8 @@ class Bridge:
 
     def _take_ports_back(self, network: NetworkConfig, bridge: int) -> None:
         """Put ports back that somebody took off the bridge, or that were on one that somebody deleted."""
-        for link in self._links.links():
-            if (
-                link.kind == "veth"
-                and link.master == 0
-                and link.alias.startswith(f"{_port_alias(network)} ")
-                and link.index not in self._doomed
-            ):
+        for link in self._links.links(alias=f"{_port_alias(network)} "):
+            if link.kind == "veth" and link.master == 0 and link.index not in self._doomed:
                 self._links.change(link.index, master=bridge)
 
     def _make(self, network: NetworkConfig, side: _Side) -> Sandbox:

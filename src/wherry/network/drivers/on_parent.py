@@ -64,7 +64,7 @@ class OnParent:
             await asyncio.to_thread(_delete, parent.index)
 
     async def sandbox(self, network: NetworkConfig) -> Sandbox | None:
-        return await self._maker.run(self._maker.make)
+        return await self._maker.run(self._maker.make, undo=Sandbox.close)
 
     async def connect(self, network: NetworkConfig, endpoint: Endpoint, sandbox: Sandbox) -> None:
         parent = self._links.find(network.parent)
