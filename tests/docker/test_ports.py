@@ -199,7 +199,7 @@ def test_filters(engine: Engine, name: str, port: int) -> None:
         assert shown(hit), hit
     for miss in (f"publish={port}/udp", f"publish={port + 1}", "expose=91", "expose=93/udp"):
         assert not shown(miss), miss
-    for wrong in ("publish=x", "expose=9/x", "publish=5-1"):
+    for wrong in ("publish=x", "publish=5-1"):
         assert engine.docker("ps", "--filter", wrong).code == 1, wrong
 
 
