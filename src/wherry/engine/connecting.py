@@ -58,6 +58,7 @@ class Connecting:
                 await self._context.naming.connected(container, container.state.endpoints[name])
             await self._context.save_record(container)
             killpoint("connect:record-written")
+            await self._move_ports(container)
         if container.state.is_running and network is not None:
             self._tell("connect", network, container)
 
@@ -90,6 +91,7 @@ class Connecting:
             was_running = container.state.is_running and network is not None
             if was_running:
                 await self._part(container, name)
+                await self._move_ports(container)
         if was_running and network is not None:
             self._tell("disconnect", network, container)
 
@@ -121,6 +123,13 @@ class Connecting:
         if endpoint is not None:
             self._context.naming.disconnected(container, endpoint)
         await self._context.save_state(container)
+
+    async def _move_ports(self, container: Container) -> None:
+        """Published ports lead to the network that leads out, which may be another one now."""
+        shim = container.shim
+        if container.state.is_running and shim is not None:
+            await self._context.ports.follow(container, shim)
+            await self._context.save_state(container)
 
     async def _netns(self, container: Container) -> int:
         shim = container.shim

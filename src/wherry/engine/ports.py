@@ -54,18 +54,15 @@ class Publishing:
 
     def reserve(self, container: Container, specs: Sequence[PortSpec]) -> list[Reserved]:
         """Take the host's ports, all or none. Internal, with Docker's words, when one of them is not to be had."""
-        endpoint = self._networks.way_in(container.id)
-        if endpoint is None or not specs:
+        way = self._networks.way_in(container.id)
+        if way is None or not specs:
             return []
-        place = Place(address=endpoint.address, address6=endpoint.address6)
         try:
-            return self._publisher.reserve(
-                container.id, specs, place, default=self._networks.publish_address(endpoint)
-            )
+            return self._publisher.reserve(container.id, specs, way.place, default=way.default_address)
         except (Internal, Unsupported) as exc:
             raise type(exc)(
                 "failed to set up container networking: driver failed programming external connectivity on endpoint"
-                f" {container.name} ({endpoint.id}): {exc}"
+                f" {container.name} ({way.endpoint_id}): {exc}"
             ) from exc
 
     def hand_over(
@@ -95,15 +92,6 @@ class Publishing:
         await self._publisher.open(container.id, self._place(container.id))
         container.state.ports = self._publisher.of(container.id)
 
-    async def retarget(self, container: Container) -> None:
-        """The container's networks changed: its ports follow, rules and relays."""
-        ports = self._publisher.of(container.id)
-        if not ports or container.shim is None:
-            return
-        place = self._place(container.id)
-        await container.shim.keep({}, relay={port.name: place.target(port) for port in ports})
-        await self.open(container)
-
     async def close(self, container: Container) -> None:
         """Take all of the container's ports back."""
         await self._publisher.close(container.id)
@@ -112,11 +100,21 @@ class Publishing:
     async def restore(self, container: Container, shim: Shim, kept: Iterable[str]) -> None:
         """Take note of what a running container has, and settle what an earlier daemon left half-done."""
         self._publisher.adopt(container.id, kept, self._place(container.id))
+        container.state.ports = self._publisher.of(container.id)
+        await self.follow(container, shim)
+
+    async def follow(self, container: Container, shim: Shim) -> None:
+        """A running container has the ports of its record, where it is now. What cannot be had is logged."""
         ports, specs = self._publisher.of(container.id), port_specs(container.record)
+        if self._networks.way_in(container.id) is None:
+            specs = []
+        kept = [p for p in ports if any(covers(s, p) for s in specs)]
+        place = self._place(container.id)
         try:
-            await self.withdraw(container, shim, [p for p in ports if not any(covers(s, p) for s in specs)])
-            missing = [s for s in specs if not any(covers(s, p) for p in ports)]
-            reserved = self.reserve(container, missing)
+            await self.withdraw(container, shim, [p for p in ports if p not in kept])
+            if kept:
+                await shim.keep({}, relay={port.name: place.target(port) for port in kept})
+            reserved = self.reserve(container, [s for s in specs if not any(covers(s, p) for p in kept)])
             await asyncio.gather(*self.hand_over(shim, container.id, reserved))
         except (WherryError, OSError) as exc:
             _log.error("ports of container %s: %s", container.name, exc)
@@ -134,8 +132,8 @@ class Publishing:
         return [(owner, port) for owner, port in self._publisher.all() if not port.is_loopback]
 
     def _place(self, container_id: str) -> Place:
-        endpoint = self._networks.way_in(container_id)
-        return Place(address=endpoint.address, address6=endpoint.address6) if endpoint else Place()
+        way = self._networks.way_in(container_id)
+        return way.place if way is not None else Place()
 
 
 class PortChanges:
