@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -450,6 +451,34 @@ def test_the_highest_priority_is_the_way_out(
     assert gateway(wherry, container) == ""
 
 
+def test_published_ports_follow_a_container_to_its_networks(
+    wherry: Engine, create: Callable[..., str], name: str
+) -> None:
+    one, two = create(), create()
+    serve = ("sh", "-c", "mkdir /w; echo hello > /w/index.html; exec busybox httpd -f -p 80 -h /w")
+    flags = ("-p", "127.0.0.1::80", "--network", one)
+    wherry.docker("run", "-d", "--name", name, *flags, "busybox", *serve).ok()
+    port = wherry.docker("port", name, "80").ok().line.rpartition(":")[2]
+
+    def answers() -> bool:
+        for _ in range(20):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1) as page:
+                    return page.read() == b"hello\n"
+            except OSError:  # it has yet to start, or there is no way to it
+                time.sleep(0.05)
+        return False
+
+    assert answers()
+    wherry.docker("network", "connect", two, name).ok()
+    wherry.docker("network", "disconnect", one, name).ok()
+    assert answers()
+    wherry.docker("network", "disconnect", two, name).ok()
+    assert not answers()
+    wherry.docker("network", "connect", one, name).ok()
+    assert answers()
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
@@ -642,9 +671,9 @@ def test_pools_of_the_configuration(other: Callable[..., Wherry]) -> None:
 def test_many_networks_cost_no_namespaces(other: Callable[..., Wherry]) -> None:
     pools = [{"base": "198.19.0.0/17", "size": 28}]
     daemon = other(config={"default-address-pools": pools}, image=False)
-    before = host("ip", "-br", "link").count("veth")
     for number in range(60):
         daemon.api("POST", "/networks/create", body={"Name": f"n{number}"}).expect(201)
-    assert host("ip", "-br", "link").count("veth") <= before + 6
+    shown = host("ip", "-o", "link")
+    assert {shown.count(f"wherry port {bridge} ") for bridge in daemon.bridges()} <= {0, 6}
     daemon.restart()
     assert len(daemon.api("GET", "/networks").json) == 63

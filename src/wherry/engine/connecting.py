@@ -58,7 +58,6 @@ class Connecting:
                 await self._context.naming.connected(container, container.state.endpoints[name])
             await self._context.save_record(container)
             killpoint("connect:record-written")
-            await self._move_ports(container)
         if container.state.is_running and network is not None:
             self._tell("connect", network, container)
 
@@ -91,8 +90,7 @@ class Connecting:
             was_running = container.state.is_running and network is not None
             if was_running:
                 await self._part(container, name)
-                await self._move_ports(container)
-        if was_running and network is not None:
+            if was_running and network is not None:
             self._tell("disconnect", network, container)
 
     async def mend(self, container: Container) -> None:
@@ -113,9 +111,13 @@ class Connecting:
         netns = await self._netns(container)
         endpoint = await self._context.networks.connect(container.id, endpoint_request(name, settings), netns)
         container.state.endpoints = {**container.state.endpoints, name: endpoint}
+        await self._context.ports.retarget(container)
         await self._context.save_state(container)
 
     async def _part(self, container: Container, name: str) -> None:
+        # Ports first: what they lead to may be another container's address a moment later.
+        network = self._context.networks.inspect(name)
+        await self._context.ports.retarget(container, without=network.id)
         netns = await self._netns(container)
         await self._context.networks.disconnect(container.id, name, netns)
         endpoint = container.state.endpoints.get(name)
@@ -123,13 +125,6 @@ class Connecting:
         if endpoint is not None:
             self._context.naming.disconnected(container, endpoint)
         await self._context.save_state(container)
-
-    async def _move_ports(self, container: Container) -> None:
-        """Published ports lead to the network that leads out, which may be another one now."""
-        shim = container.shim
-        if container.state.is_running and shim is not None:
-            await self._context.ports.follow(container, shim)
-            await self._context.save_state(container)
 
     async def _netns(self, container: Container) -> int:
         shim = container.shim

@@ -52,9 +52,14 @@ class Publishing:
         self._networks = networks
         self._publisher = networks.publisher
 
-    def reserve(self, container: Container, specs: Sequence[PortSpec]) -> list[Reserved]:
-        """Take the host's ports, all or none. Internal, with Docker's words, when one of them is not to be had."""
-        way = self._networks.way_in(container.id)
+    def reserve(
+        self, container: Container, specs: Sequence[PortSpec], *, without: str = ""
+    ) -> list[Reserved]:
+        """Take the host's ports, all or none. Internal, with Docker's words, when one of them is not to be had.
+
+        `without`, here and below: a network that the container is about to leave.
+        """
+        way = self._networks.way_in(container.id, without=without)
         if way is None or not specs:
             return []
         try:
@@ -66,10 +71,10 @@ class Publishing:
             ) from exc
 
     def hand_over(
-        self, shim: Shim, container_id: str, reserved: Sequence[Reserved]
+        self, shim: Shim, container_id: str, reserved: Sequence[Reserved], *, without: str = ""
     ) -> list[asyncio.Future[dict[str, Any]]]:
         """Have the shim hold the sockets. Ours are closed when this returns; await the answers before you `open`."""
-        place = self._place(container_id)
+        place = self._place(container_id, without=without)
         answers: list[asyncio.Future[dict[str, Any]]] = []
         for start in range(0, len(reserved), _PER_REQUEST):
             some = reserved[start : start + _PER_REQUEST]
@@ -87,9 +92,9 @@ class Publishing:
         for one in reserved:
             one.sock.close()
 
-    async def open(self, container: Container) -> None:
+    async def open(self, container: Container, *, without: str = "") -> None:
         """Lead the container's ports to where it is now."""
-        await self._publisher.open(container.id, self._place(container.id))
+        await self._publisher.open(container.id, self._place(container.id, without=without))
         container.state.ports = self._publisher.of(container.id)
 
     async def close(self, container: Container) -> None:
@@ -101,24 +106,28 @@ class Publishing:
         """Take note of what a running container has, and settle what an earlier daemon left half-done."""
         self._publisher.adopt(container.id, kept, self._place(container.id))
         container.state.ports = self._publisher.of(container.id)
-        await self.follow(container, shim)
+        await self.retarget(container)
 
-    async def follow(self, container: Container, shim: Shim) -> None:
+    async def retarget(self, container: Container, *, without: str = "") -> None:
         """A running container has the ports of its record, where it is now. What cannot be had is logged."""
+        shim = container.shim
+        if shim is None:
+            return
         ports, specs = self._publisher.of(container.id), port_specs(container.record)
-        if self._networks.way_in(container.id) is None:
+        if self._networks.way_in(container.id, without=without) is None:
             specs = []
         kept = [p for p in ports if any(covers(s, p) for s in specs)]
-        place = self._place(container.id)
+        place = self._place(container.id, without=without)
         try:
             await self.withdraw(container, shim, [p for p in ports if p not in kept])
             if kept:
                 await shim.keep({}, relay={port.name: place.target(port) for port in kept})
-            reserved = self.reserve(container, [s for s in specs if not any(covers(s, p) for p in kept)])
-            await asyncio.gather(*self.hand_over(shim, container.id, reserved))
+            missing = [s for s in specs if not any(covers(s, p) for p in kept)]
+            reserved = self.reserve(container, missing, without=without)
+            await asyncio.gather(*self.hand_over(shim, container.id, reserved, without=without))
         except (WherryError, OSError) as exc:
             _log.error("ports of container %s: %s", container.name, exc)
-        await self.open(container)
+        await self.open(container, without=without)
 
     async def withdraw(self, container: Container, shim: Shim, ports: Sequence[Publication]) -> None:
         """Take some of the container's ports back while it runs."""
@@ -131,8 +140,8 @@ class Publishing:
         """Ports that other hosts can reach, as far as wherry is concerned, with the container's ID."""
         return [(owner, port) for owner, port in self._publisher.all() if not port.is_loopback]
 
-    def _place(self, container_id: str) -> Place:
-        way = self._networks.way_in(container_id)
+    def _place(self, container_id: str, *, without: str = "") -> Place:
+        way = self._networks.way_in(container_id, without=without)
         return way.place if way is not None else Place()
 
 

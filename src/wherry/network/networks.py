@@ -284,12 +284,15 @@ class Networks:
                 await self._driver(network).reconcile(network, self.endpoints(network.id))
         await self.publisher.reconcile()
 
-    def way_in(self, container_id: str) -> WayIn | None:
+    def way_in(self, container_id: str, *, without: str = "") -> WayIn | None:
         """Where the container's published ports lead: of the networks that can have any, to those that lead out.
 
-        None for a container that is on internal networks only, or shares the host's.
+        `without`: a network that it is about to leave. None for a container that is on internal networks only, or
+        shares the host's.
         """
-        places = [e for e in self.endpoints_of(container_id) if self._publishes(e)]
+        places = [
+            e for e in self.endpoints_of(container_id) if e.network_id != without and self._publishes(e)
+        ]
         by4 = choose_gateway(places, self._networks)
         by6 = choose_gateway(places, self._networks, ipv6=True)
         endpoint = by4 or by6

@@ -58,5 +58,7 @@ def test_a_network_is_spelled_as_docker_does() -> None:
 
 
 def test_a_network_without_addresses_has_a_null_config() -> None:
-    network = NetworkResource(name="none", id="0" * 64, created="", driver="null", ipam=IPAM(driver="default"))
+    network = NetworkResource(
+        name="none", id="0" * 64, created="", driver="null", ipam=IPAM(driver="default")
+    )
     assert json.loads(encode(network))["IPAM"] == {"Driver": "default", "Options": None, "Config": None}
