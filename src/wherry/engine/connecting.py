@@ -90,7 +90,7 @@ class Connecting:
             was_running = container.state.is_running and network is not None
             if was_running:
                 await self._part(container, name)
-            if was_running and network is not None:
+        if was_running and network is not None:
             self._tell("disconnect", network, container)
 
     async def mend(self, container: Container) -> None:
