@@ -16,11 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Generator
 
-from bench import engines, images, memory, names, report, room
+from bench import engines, images, memory, names, ports, report, room
 from bench.engines import TARGET, Daemon, Engine, Missing
 from bench.rows import TIMINGS, Row
 
-OTHERS = ("names", "memory", "growth", "images")
+OTHERS = ("names", "memory", "growth", "ports", "images")
 
 
 def main() -> int:
@@ -96,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
             daemon.docker("rm", "-f", TARGET)
         if "names" in wanted:
             measure("names", lambda: names.rows(daemons, rounds))
+        if "ports" in wanted:
+            measure("ports", lambda: ports.rows(daemons, rounds, deadline))
         if "growth" in wanted:
             measure("growth", lambda: memory.growth(daemons, 40 if options.quick else 200))
         if "memory" in wanted:
@@ -118,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
 def needed(names: list[str], wanted: list[str]) -> list[str]:
     """Those of the engines that a wanted row measures."""
     used = {name for timing in TIMINGS if timing.name in wanted for name in timing.on}
-    if {"names", "memory", "growth"} & set(wanted):
+    if {"names", "memory", "growth", "ports"} & set(wanted):
         used |= set(engines.DAEMONS)
     return [name for name in names if name in used]
 

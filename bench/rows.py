@@ -178,6 +178,8 @@ TIMINGS = (
            ("wherry", "dockerd", "podman"), Goal(ratio=6, hoped=8)),
     Timing("run-none", "docker run --rm --network none busybox true", lambda e: e.run("--network", "none"),
            ("wherry", "dockerd", "podman"), Goal(ratio=5)),
+    Timing("run-port", "docker run --rm -p 8080:80 busybox true", lambda e: e.run("-p", "8080:80"),
+           ("wherry", "dockerd", "podman"), Goal(ratio=6)),
     Timing("exec", "docker exec C true", lambda e: e.exec(), ("wherry", "dockerd", "podman"), Goal(ratio=2.7)),
     Timing("api-run", "API: create, start, wait until removed", api_run, goal=Goal(limit=20, hoped=10)),
     Timing("api-kept", "API: create, start, wait, remove (no --rm)", api_run_kept),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -57,12 +58,15 @@ class Victim:
         self.deaths = 0
         self.is_spoilt = False
         self.passed: dict[str, str] = {}
-        for part in ("images", "containers", "networks", "volumes"):
+        self.port = 20000 + os.getpid() % 500 * 2
+        for part in ("images", "containers", "networks", "volumes", "ports"):
             path = f"{self.daemon.data_root}/passed.daemon.log"
             self.restart_with({"WHERRY_KILL_LIST": path})
             getattr(self, part)()
             with open(path) as file:
-                self.passed.update((name, part) for name in file.read().split())
+                for name in file.read().split():
+                    if "ports" in name or name not in self.passed:
+                        self.passed[name] = part
             os.unlink(path)
         self.baseline = self.traces()
 
@@ -216,6 +220,47 @@ class Victim:
                 return
         pytest.fail(f"{method} {path}: {status}\n{self.daemon.log_tail()}")
 
+    def ports(self) -> None:
+        """Publish with a start, then on the running container, and withdraw. The port is there whenever that was said."""
+        run = ("run", "-d", "--name", "open", "-p", f"{self.port}:80", "busybox", "sh", "-c")
+        self.until(
+            *run, "echo hello >index.html; httpd -f", again="is already in use by", undo=("rm", "-f", "open")
+        )
+        self.answers(self.port, True)
+        bindings = {"PortBindings": {"80/tcp": [{"HostPort": str(self.port + 1)}]}}
+        self.until_api("POST", "/containers/open/ports", bindings, done="already allocated")
+        self.answers(self.port + 1, True)
+        self.until_api(
+            "DELETE", f"/containers/open/ports?port=80&hostport={self.port + 1}", None, done="no public port"
+        )
+        self.answers(self.port + 1, False)
+        self.answers(self.port, True)
+        self.until("rm", "-f", "open")
+        self.answers(self.port, False)
+
+    def until_api(self, method: str, path: str, body: object, *, done: str) -> None:
+        """As `until`, for one request."""
+        seen = []
+        for _ in range(4):
+            try:
+                answer = self.daemon.api(method, path, body)
+                if answer.status < 300 or done in answer.message:
+                    return
+                seen.append(answer.message)
+            except (OSError, http.client.HTTPException) as exc:
+                seen.append(repr(exc))
+            self.revive()
+        pytest.fail(f"{method} {path}: {seen}\n{self.daemon.log_tail()}")
+
+    def answers(self, port: int, expected: bool) -> None:
+        for address in ("127.0.0.1", "::1"):
+            deadline = time.monotonic() + 10
+            while (found := _answers(address, port)) != expected:  # a server takes its time to start
+                assert time.monotonic() < deadline, (
+                    f"[{address}]:{port} answers: {found}\n{self.daemon.log_tail()}"
+                )
+                time.sleep(0.02)
+
     def traces(self) -> dict[str, set[str]]:
         """Whatever could be left behind: files, processes, interfaces, cgroups."""
         daemon = self.daemon
@@ -242,6 +287,7 @@ class Victim:
             "ports of the bridge": {str(len(os.listdir(bridge)))} if os.path.isdir(bridge) else set(),
             "bridges": set(daemon.bridges()),
             "cgroups": cgroups,
+            "published": _elements(f"wherry-{daemon.bridge}"),
             "processes": {str(pid) for pid in pids if not self.is_another_each_time(pid)},
             "processes of ours": {str(sum(map(self.is_ours, pids)))},
         }
@@ -282,6 +328,23 @@ class Victim:
         assert found == self.keeper, "the container that ran all the while is another one now"
         assert self.docker("exec", "keeper", "echo", "ok")[1] == "ok\n"
         self.is_spoilt = False
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=5) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return b"hello" in client.makefile("rb").read()
+    except OSError:
+        return False
+
+
+def _elements(table: str) -> set[str]:
+    """Everything in our maps of published ports."""
+    listing = subprocess.run(
+        ["nft", "list", "table", "inet", table], capture_output=True, text=True, check=False
+    )
+    return set(re.findall(r"[0-9a-f.:]* ?\.? ?(?:tcp|udp) \. \d+[^,}]*", listing.stdout))
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from wherry.errors import (
     Unavailable,
     WherryError,
 )
-from wherry.model.containers import HostConfig
+from wherry.model.containers import HostConfig, PortBinding
 from wherry.model.images import AuthConfig
 
 if os.environ.get("WHERRY_TEST_HOST"):
@@ -103,6 +103,30 @@ def test_run_takes_options(plain: Engine) -> None:
 def test_entrypoint_and_binds(plain: Engine, tmp_path: object) -> None:
     result = plain.run("busybox", ["/mnt"], entrypoint=["ls"], binds=[f"{ROOT}:/mnt:ro"])
     assert b"pyproject.toml" in result.stdout
+
+
+def test_ports(plain: Engine) -> None:
+    port = free_port()
+    with plain.start(
+        "busybox", ["sh", "-c", "echo hello >index.html; httpd -f"], ports={"80/tcp": f"127.0.0.1:{port}"}
+    ) as c:
+        assert c.ports() == {"80/tcp": [PortBinding(host_ip="127.0.0.1", host_port=str(port))]}
+        (given, *_) = c.publish({"81": "[::1]:", "80": "127.0.0.1:"})["81/tcp"] or ()
+        assert given.host_ip == "::1" and given.host_port.isdigit()
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                    assert answer.read() == b"hello\n"
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+        c.withdraw("80/tcp", host_port=str(port))
+        assert str(port) not in [b.host_port for b in c.ports()["80/tcp"] or ()]
+        with pytest.raises(NotFound, match="no public port '82/tcp'"):
+            c.withdraw("82")
+        with pytest.raises(InvalidParameter, match="x/tcp"):
+            c.publish({"x/tcp": ""})
 
 
 def test_terminal_output_is_not_framed(plain: Engine) -> None:

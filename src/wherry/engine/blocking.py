@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar, Unpack
 
 from wherry.engine.embedded import DEFAULT_ROOT, AsyncContainer, AsyncEngine, AsyncNetwork, Options, Result
 from wherry.errors import Conflict, Unavailable
-from wherry.model.containers import ContainerInspect, ContainerSummary
+from wherry.model.containers import ContainerInspect, ContainerSummary, PortBinding
 from wherry.model.images import AuthConfig, ImageSummary
 from wherry.model.networks import NetworkResource
 
@@ -195,6 +195,15 @@ class Container:
 
     def stop(self, *, timeout_s: int | None = None) -> None:
         self._do(self.inner.stop(timeout_s=timeout_s))
+
+    def ports(self) -> dict[str, list[PortBinding] | None]:
+        return self._do(self.inner.ports())
+
+    def publish(self, ports: Mapping[str, str]) -> dict[str, list[PortBinding] | None]:
+        return self._do(self.inner.publish(ports))
+
+    def withdraw(self, port: str, *, host_ip: str = "", host_port: str = "") -> None:
+        self._do(self.inner.withdraw(port, host_ip=host_ip, host_port=host_port))
 
     def remove(self, *, force: bool = False) -> None:
         self._do(self.inner.remove(force=force))

@@ -40,6 +40,7 @@ from wherry.model.containers import (
     EndpointIPAMConfig,
     EndpointSettings,
     HostConfig,
+    PortBinding,
 )
 from wherry.model.execs import ExecCreate, ExecStart
 from wherry.model.images import AuthConfig, ImageSummary
@@ -70,6 +71,7 @@ class Options(TypedDict, total=False):
     labels: Mapping[str, str]
     network: str  # "bridge" (the default), "none", "host", "container:NAME", or a network's name or ID
     binds: Sequence[str]  # "/on/the/host:/in/the/container" and, if wanted, ":ro"
+    ports: Mapping[str, str]  # "80/tcp": "8080", "127.0.0.1:8080", "[::1]:8000-8010", or "" for any free one
     memory_bytes: int
     read_only: bool
     pull: bool  # pull the image where it is missing; True unless said otherwise
@@ -312,6 +314,10 @@ class AsyncEngine:
 
     # Calls that must not stop in the middle
 
+    async def whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """`work`'s result; it goes on to its end when we are cancelled meanwhile."""
+        return await self._whole(work)
+
     async def _whole(
         self, work: Coroutine[Any, Any, T], *, undo: Callable[[T], Coroutine[Any, Any, None]] | None = None
     ) -> T:
@@ -402,6 +408,20 @@ class AsyncContainer:
         """Stopped when this returns: by its stop signal, or after `timeout_s` (10, or its own) by SIGKILL."""
         await self._engine.services.containers.stop(self.id, timeout_s=timeout_s)
 
+    async def ports(self) -> dict[str, list[PortBinding] | None]:
+        """Where its ports are on the host; None for one that is exposed and not published."""
+        return self._engine.services.ports.list(self.id)
+
+    async def publish(self, ports: Mapping[str, str]) -> dict[str, list[PortBinding] | None]:
+        """Publish more ports, running or not, and remember it; `ports` as for `start`. All of them or none."""
+        return await self._engine.whole(self._engine.services.ports.add(self.id, _bindings(ports)))
+
+    async def withdraw(self, port: str, *, host_ip: str = "", host_port: str = "") -> None:
+        """Publish `port` ("80/tcp") no more: nowhere, or not at that port of the host. NotFound when it is not."""
+        await self._engine.whole(
+            self._engine.services.ports.remove(self.id, port, host_ip=host_ip, host_port=host_port)
+        )
+
     async def remove(self, *, force: bool = False) -> None:
         """Gone when this returns. One that runs is refused without `force`."""
         await self._engine.services.containers.remove(self.id, force=force)
@@ -462,6 +482,8 @@ def _request(
         host.network_mode = options["network"]
     if "binds" in options:
         host.binds = list(options["binds"])
+    if "ports" in options:
+        host.port_bindings = {**(host.port_bindings or {}), **_bindings(options["ports"])}
     if "memory_bytes" in options:
         host.memory = options["memory_bytes"]
     if "read_only" in options:
@@ -478,6 +500,15 @@ def _request(
         stdin_once=has_input,
         host_config=host,
     )
+
+
+def _bindings(ports: Mapping[str, str]) -> dict[str, list[PortBinding] | None]:
+    """`{"80/tcp": "127.0.0.1:8080"}` in the API's words."""
+    found: dict[str, list[PortBinding] | None] = {}
+    for port, where in ports.items():
+        address, _, number = where.rpartition(":")
+        found[port] = [PortBinding(host_ip=address.strip("[]"), host_port=number)]
+    return found
 
 
 def _pairs(env: Mapping[str, str] | None) -> list[str] | None:

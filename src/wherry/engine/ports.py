@@ -52,27 +52,29 @@ class Publishing:
         self._networks = networks
         self._publisher = networks.publisher
 
-    def reserve(self, container: Container, specs: Sequence[PortSpec]) -> list[Reserved]:
-        """Take the host's ports, all or none. Internal, with Docker's words, when one of them is not to be had."""
-        endpoint = self._networks.way_in(container.id)
-        if endpoint is None or not specs:
+    def reserve(
+        self, container: Container, specs: Sequence[PortSpec], *, without: str = ""
+    ) -> list[Reserved]:
+        """Take the host's ports, all or none. Internal, with Docker's words, when one of them is not to be had.
+
+        `without`, here and below: a network that the container is about to leave.
+        """
+        way = self._networks.way_in(container.id, without=without)
+        if way is None or not specs:
             return []
-        place = Place(address=endpoint.address, address6=endpoint.address6)
         try:
-            return self._publisher.reserve(
-                container.id, specs, place, default=self._networks.publish_address(endpoint)
-            )
+            return self._publisher.reserve(container.id, specs, way.place, default=way.default_address)
         except (Internal, Unsupported) as exc:
             raise type(exc)(
                 "failed to set up container networking: driver failed programming external connectivity on endpoint"
-                f" {container.name} ({endpoint.id}): {exc}"
+                f" {container.name} ({way.endpoint_id}): {exc}"
             ) from exc
 
     def hand_over(
-        self, shim: Shim, container_id: str, reserved: Sequence[Reserved]
+        self, shim: Shim, container_id: str, reserved: Sequence[Reserved], *, without: str = ""
     ) -> list[asyncio.Future[dict[str, Any]]]:
         """Have the shim hold the sockets. Ours are closed when this returns; await the answers before you `open`."""
-        place = self._place(container_id)
+        place = self._place(container_id, without=without)
         answers: list[asyncio.Future[dict[str, Any]]] = []
         for start in range(0, len(reserved), _PER_REQUEST):
             some = reserved[start : start + _PER_REQUEST]
@@ -90,19 +92,10 @@ class Publishing:
         for one in reserved:
             one.sock.close()
 
-    async def open(self, container: Container) -> None:
+    async def open(self, container: Container, *, without: str = "") -> None:
         """Lead the container's ports to where it is now."""
-        await self._publisher.open(container.id, self._place(container.id))
+        await self._publisher.open(container.id, self._place(container.id, without=without))
         container.state.ports = self._publisher.of(container.id)
-
-    async def retarget(self, container: Container, *, without: str = "") -> None:
-        """The container's networks change: its ports follow, rules and relays. `without`: the network it leaves."""
-        ports = self._publisher.of(container.id)
-        if not ports or container.shim is None:
-            return
-        place = self._place(container.id, without=without)
-        await container.shim.keep({}, relay={port.name: place.target(port) for port in ports})
-        await self._publisher.open(container.id, place)
 
     async def close(self, container: Container) -> None:
         """Take all of the container's ports back."""
@@ -112,15 +105,29 @@ class Publishing:
     async def restore(self, container: Container, shim: Shim, kept: Iterable[str]) -> None:
         """Take note of what a running container has, and settle what an earlier daemon left half-done."""
         self._publisher.adopt(container.id, kept, self._place(container.id))
+        container.state.ports = self._publisher.of(container.id)
+        await self.retarget(container)
+
+    async def retarget(self, container: Container, *, without: str = "") -> None:
+        """A running container has the ports of its record, where it is now. What cannot be had is logged."""
+        shim = container.shim
+        if shim is None:
+            return
         ports, specs = self._publisher.of(container.id), port_specs(container.record)
+        if self._networks.way_in(container.id, without=without) is None:
+            specs = []
+        kept = [p for p in ports if any(covers(s, p) for s in specs)]
+        place = self._place(container.id, without=without)
         try:
-            await self.withdraw(container, shim, [p for p in ports if not any(covers(s, p) for s in specs)])
-            missing = [s for s in specs if not any(covers(s, p) for p in ports)]
-            reserved = self.reserve(container, missing)
-            await asyncio.gather(*self.hand_over(shim, container.id, reserved))
+            await self.withdraw(container, shim, [p for p in ports if p not in kept])
+            if kept:
+                await shim.keep({}, relay={port.name: place.target(port) for port in kept})
+            missing = [s for s in specs if not any(covers(s, p) for p in kept)]
+            reserved = self.reserve(container, missing, without=without)
+            await asyncio.gather(*self.hand_over(shim, container.id, reserved, without=without))
         except (WherryError, OSError) as exc:
             _log.error("ports of container %s: %s", container.name, exc)
-        await self.open(container)
+        await self.open(container, without=without)
 
     async def withdraw(self, container: Container, shim: Shim, ports: Sequence[Publication]) -> None:
         """Take some of the container's ports back while it runs."""
@@ -134,8 +141,8 @@ class Publishing:
         return [(owner, port) for owner, port in self._publisher.all() if not port.is_loopback]
 
     def _place(self, container_id: str, *, without: str = "") -> Place:
-        endpoint = self._networks.way_in(container_id, without=without)
-        return Place(address=endpoint.address, address6=endpoint.address6) if endpoint else Place()
+        way = self._networks.way_in(container_id, without=without)
+        return way.place if way is not None else Place()
 
 
 class PortChanges:

@@ -44,7 +44,7 @@ from wherry.network.driver import Endpoint, EndpointRequest, NetworkConfig, Netw
 from wherry.network.links import IPNetwork, Links
 from wherry.network.places import Places
 from wherry.network.pools import PoolSetting, host_networks, local_pool, subnets_of
-from wherry.network.publishing import Publisher
+from wherry.network.publishing import Place, Publisher, WayIn
 from wherry.network.requests import check_request
 from wherry.network.routing import choose_gateway, set_default_routes
 from wherry.network.rule_watch import RuleWatch
@@ -284,18 +284,27 @@ class Networks:
                 await self._driver(network).reconcile(network, self.endpoints(network.id))
         await self.publisher.reconcile()
 
-    def way_in(self, container_id: str, *, without: str = "") -> Endpoint | None:
-        """The place that the container's published ports lead to: of those that can have any, the one that leads out.
+    def way_in(self, container_id: str, *, without: str = "") -> WayIn | None:
+        """Where the container's published ports lead: of the networks that can have any, to those that lead out.
 
-        `without`: a network it is about to leave. None for a container that is on internal networks only, or shares the host's.
+        `without`: a network that it is about to leave. None for a container that is on internal networks only, or
+        shares the host's.
         """
         places = [
-            e for e in self.endpoints_of(container_id) if self._publishes(e) and e.network_id != without
+            e for e in self.endpoints_of(container_id) if e.network_id != without and self._publishes(e)
         ]
-        return choose_gateway(places, self._networks)
+        by4 = choose_gateway(places, self._networks)
+        by6 = choose_gateway(places, self._networks, ipv6=True)
+        endpoint = by4 or by6
+        if endpoint is None:
+            return None
+        return WayIn(
+            endpoint_id=endpoint.id,
+            place=Place(address=by4.address if by4 else "", address6=by6.address6 if by6 else ""),
+            default_address=self._publish_address(endpoint),
+        )
 
-    def publish_address(self, endpoint: Endpoint) -> str:
-        """Where ports are bound that name no address; "" for everywhere."""
+    def _publish_address(self, endpoint: Endpoint) -> str:
         options = self._networks[endpoint.network_id].options
         if options.get(DEFAULT_BRIDGE_OPTION) == "true":
             return self._settings.publish_address

@@ -67,6 +67,14 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class WayIn(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a container's ports are published now."""
+
+    endpoint_id: str
+    place: Place
+    default_address: str = ""  # where ports are bound that name no address; "" for everywhere
+
+
 class Reserved:
     """A publication with the socket that reserves it. Close it when the shim has its copy."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 from msgspec import UNSET, structs
 
-from wherry.engine.creation import HostFacts, ImageDefaults, parse_signal, plan_container
+from wherry.engine.creation import HostFacts, ImageDefaults, parse_signal, plan_container, port_specs
 from wherry.engine.records import ContainerRecord
 from wherry.engine.settings import EngineSettings, RuntimeSetting
 from wherry.errors import InvalidParameter
 from wherry.linux.capabilities import NAMES
 from wherry.model.containers import ContainerCreate
 from wherry.model.wire import decode
-from wherry.network.ports import parse_port
 
 FACTS = HostFacts(
     cpus=2, cgroup_version=1, hostname="host", bounding=frozenset(NAMES), snapshot_driver="overlay2"
@@ -169,11 +168,29 @@ def test_no_signal(text: str) -> None:
         parse_signal(text)
 
 
-def test_port() -> None:
-    assert parse_port("80") == (80, "tcp") and parse_port("53/udp") == (53, "udp")
-    for text in ("0", "65536", "80/what", "", "a"):
-        with pytest.raises(InvalidParameter):
-            parse_port(text)
+def test_ports_that_a_container_is_to_have() -> None:
+    body = (
+        '{"Cmd":["x"],"ExposedPorts":{"53/udp":{}},"HostConfig":{"PublishAllPorts":true,"NetworkMode":"%s",'
+    )
+    body += '"PortBindings":{"80":[{"HostIp":"127.0.0.1","HostPort":"8080"}]}}}'
+    found = port_specs(plan(body % "bridge", image=None))
+    assert [(s.container_port, s.protocol, s.host_ip, s.first) for s in found] == [
+        (80, "tcp", "127.0.0.1", 8080),
+        (53, "udp", "", 0),
+    ]
+    assert port_specs(plan(body % "host", image=None)) == []
+    with pytest.raises(InvalidParameter, match="port publishing and the container type network mode"):
+        plan(body % "container:x", image=None)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "80/what", "", "a"])
+def test_what_is_no_port_is_refused(port: str) -> None:
+    for body in (
+        '{"Cmd":["x"],"ExposedPorts":{"%s":{}}}',
+        '{"Cmd":["x"],"HostConfig":{"PortBindings":{"%s":[]}}}',
+    ):
+        with pytest.raises(InvalidParameter, match="invalid port specification"):
+            plan(body % port, image=None)
 
 
 def test_unset_stays_unset() -> None:
