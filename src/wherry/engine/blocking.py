@@ -219,10 +219,10 @@ class Container:
         self._do(self.inner.remove(force=force))
 
     def add_mount(self, source: str, target: str, *, read_only: bool = False) -> None:
-        self._do(self._inner.add_mount(source, target, read_only=read_only))
+        self._do(self.inner.add_mount(source, target, read_only=read_only))
 
     def remove_mount(self, target: str, *, force: bool = False) -> None:
-        self._do(self._inner.remove_mount(target, force=force))
+        self._do(self.inner.remove_mount(target, force=force))
 
     def inspect(self) -> ContainerInspect:
         return self._do(self.inner.inspect())

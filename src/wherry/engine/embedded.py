@@ -71,9 +71,8 @@ class Options(TypedDict, total=False):
     entrypoint: Sequence[str]
     labels: Mapping[str, str]
     network: str  # "bridge" (the default), "none", "host", "container:NAME", or a network's name or ID
-    binds: Sequence[
-        str
-    ]  # "/on/the/host:/in/the/container" or "VOLUME:/in/the/container" and, if wanted, ":ro"
+    # "/on/the/host:/in/the/container" or "VOLUME:/in/the/container" and, if wanted, ":ro"
+    binds: Sequence[str]
     memory_bytes: int
     read_only: bool
     pull: bool  # pull the image where it is missing; True unless said otherwise
