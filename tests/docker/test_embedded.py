@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -221,6 +222,39 @@ def test_logs_may_be_left_in_the_middle(plain: Engine) -> None:
             break
         container.stop(timeout_s=0)
         assert container.wait() == 137
+
+
+def test_volumes(plain: Engine) -> None:
+    made = plain.create_volume("data", labels={"a": "b"})
+    try:
+        assert plain.create_volume("data") == made and made.labels == {"a": "b"}
+        plain.run("busybox", ["sh", "-c", "echo kept >/d/f"], binds=["data:/d"])
+        with open(f"{made.mountpoint}/f") as file:
+            assert file.read() == "kept\n"
+        with plain.start("busybox", ["sleep", "300"], binds=["data:/d:ro", "/anonymous"]) as container:
+            assert container.exec(["cat", "/d/f"]).stdout == b"kept\n"
+            with pytest.raises(Conflict, match="volume is in use"):
+                plain.remove_volume("data")
+            assert len(plain.volumes()) == 2
+        assert [volume.name for volume in plain.volumes()] == ["data"]
+    finally:
+        plain.remove_volume("data")
+    with pytest.raises(NotFound, match="get data: no such volume"):
+        plain.remove_volume("data")
+    with pytest.raises(InvalidParameter, match='missing required option: "device"'):
+        plain.create_volume("bad", options={"type": "tmpfs"})
+
+
+def test_mounts_of_a_running_container(plain: Engine, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("host\n")
+    with plain.start("busybox", ["sleep", "300"]) as container:
+        container.add_mount(str(tmp_path), "/d", read_only=True)
+        result = container.exec(["sh", "-c", "cat /d/f; touch /d/g"])
+        assert result.stdout == b"host\n" and b"Read-only" in result.stderr
+        container.remove_mount("/d")
+        assert container.exec(["ls", "-A", "/d"]).stdout == b""
+        with pytest.raises(NotFound):
+            container.remove_mount("/d")
 
 
 def test_images_go_out_and_come_back(plain: Engine, tmp_path: object) -> None:

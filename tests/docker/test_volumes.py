@@ -28,15 +28,21 @@ from tests.unit.volumes.plugin import Plugin, installed_plugin
 HEX64 = re.compile("[0-9a-f]{64}")
 
 
+def local_volumes(engine: Engine) -> set[str]:
+    """Plugins are the machine's: another test run's volumes would be seen too."""
+    return set(engine.docker("volume", "ls", "-q", "-f", "driver=local").out.split())
+
+
 @pytest.fixture
 def volume(engine: Engine, name: str) -> Iterator[str]:
     """A name for a volume (and the start of names for more); all of that name go when the test ends."""
-    before = set(engine.docker("volume", "ls", "-q").out.split())
+    before = local_volumes(engine)
     yield name
     ids = engine.docker("ps", "-aq", "--filter", f"name=^/?{name}").out.split()
     if ids:
         engine.docker("rm", "-f", "-v", *ids)
-    left = set(engine.docker("volume", "ls", "-q").out.split()) - before
+    left = local_volumes(engine) - before
+    left.update(engine.docker("volume", "ls", "-q", "-f", f"name=^{name}").out.split())
     if left:
         engine.docker("volume", "rm", "-f", *left)
 
@@ -228,7 +234,7 @@ def test_data_outlives_containers(engine: Engine, volume: str) -> None:
 
 def test_anonymous_volumes_go_with_rm_v_and_rm(engine: Engine, volume: str) -> None:
     def volumes() -> set[str]:
-        return set(engine.docker("volume", "ls", "-q").out.split())
+        return local_volumes(engine)
 
     before = volumes()
     engine.docker("create", "--name", volume, "-v", "/a", "--mount", "type=volume,dst=/b", "busybox").ok()
@@ -273,7 +279,8 @@ def test_inspect_shows_mounts_as_docker_does(engine: Engine, volume: str, tmp_pa
     assert HEX64.fullmatch(found["/d"]["Name"]) and found["/d"]["Mode"] == ""
     assert found["/f"]["Type"] == "tmpfs" and "/g" not in found
     host = json.loads(engine.docker("inspect", "-f", "{{json .HostConfig}}", volume).ok().out)
-    assert host["Binds"] == [f"{volume}:/a", f"{volume}-2:/b:ro", f"{tmp_path}:/c:ro,rslave"]
+    # The CLI does not keep their order.
+    assert set(host["Binds"]) == {f"{volume}:/a", f"{volume}-2:/b:ro", f"{tmp_path}:/c:ro,rslave"}
     assert host["Mounts"] == [
         {"Type": "volume", "Source": volume, "Target": "/e"},
         {"Type": "tmpfs", "Target": "/f"},
@@ -732,9 +739,9 @@ def test_a_thousand_volumes_are_listed(other: Callable[..., Wherry]) -> None:
     daemon = other(image=False)
     for number in range(1000):
         daemon.api("POST", "/volumes/create", {"Name": f"v{number}"}).expect(201)
-    listed = daemon.api("GET", "/volumes").expect(200).json["Volumes"]
+    listed = daemon.api("GET", "/volumes", filters={"driver": ["local"]}).expect(200).json["Volumes"]
     assert len(listed) == 1000
-    assert len(daemon.docker("volume", "ls", "-q").ok().out.split()) == 1000
+    assert len(local_volumes(daemon)) == 1000
     assert (
         len(
             daemon.api("POST", "/volumes/prune", filters={"all": ["true"]}).expect(200).json["VolumesDeleted"]
@@ -773,7 +780,7 @@ def test_everything_is_there_after_kill_9(other: Callable[..., Wherry]) -> None:
     daemon.docker("volume", "rm", "named").failed(1, "volume is in use")
     assert daemon.docker("run", "--rm", "-v", "scratch:/s", "busybox", "cat", "/s/f").ok().out == "2\n"
     daemon.docker("rm", "-f", "-v", "cc").ok()
-    assert daemon.docker("volume", "ls", "-q").ok().out == "named\nscratch\n"
+    assert local_volumes(daemon) == {"named", "scratch"}
     assert daemon.docker("run", "--rm", "-v", "named:/d", "busybox", "cat", "/d/f").ok().out == "1\n"
 
 
@@ -1007,7 +1014,10 @@ def test_our_own_command_line(cli: Client, wherry: Engine, volume: str) -> None:
         ours, theirs = cli.docker(*arguments), wherry.docker(*arguments)
         assert ours.code == theirs.code, (arguments, ours, theirs)
         assert ours.out == theirs.out, arguments
-        assert ours.err.splitlines()[:1] == theirs.err.splitlines()[:1], arguments
+        said = [
+            line for line in ours.err.splitlines() if not line.startswith("WARNING: list ")
+        ]  # other runs' plugins
+        assert said[:1] == theirs.err.splitlines()[:1], arguments
     declined = cli.docker("volume", "prune", input="n\n")
     assert declined.out.startswith(
         "WARNING! This will remove anonymous local volumes not used by at least one container."

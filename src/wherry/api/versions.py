@@ -102,6 +102,12 @@ def _container_fields(image: Json) -> None:
         config.setdefault(name, "")
 
 
+def _container_config(image: Json) -> None:
+    """The container an image was committed from, in theory. docker-compose 1 looks here for the image's volumes."""
+    image["Container"] = ""
+    image["ContainerConfig"] = dict(image.get("Config") or {})
+
+
 _CHANGES: dict[str, list[tuple[Version, Callable[[Json], None]]]] = {
     "container": [
         ((1, 43), _drop("HostConfig", "Annotations")),
@@ -118,6 +124,7 @@ _CHANGES: dict[str, list[tuple[Version, Callable[[Json], None]]]] = {
         ((1, 48), _drop("Descriptor")),
         ((1, 48), _drop("Manifests")),
         ((1, 50), _container_fields),
+        ((1, 45), _container_config),
     ],
     "image row": [
         ((1, 44), _virtual_size),

@@ -80,8 +80,8 @@ def _create(session: Session, options: Options, arguments: list[str]) -> int:
         value={
             "Name": name,
             "Driver": options.text("driver"),
-            "DriverOpts": _pairs(options.many("opt")),
-            "Labels": _pairs(options.many("label")),
+            "DriverOpts": _pairs(options.many("opt")) or None,
+            "Labels": _pairs(options.many("label")) or None,
         },
     )
     session.out(f"{made['Name']}\n")

@@ -24,6 +24,7 @@ from wherry.errors import Conflict, Unavailable
 from wherry.model.containers import ContainerInspect, ContainerSummary, PortBinding
 from wherry.model.images import AuthConfig, ImageSummary
 from wherry.model.networks import NetworkResource
+from wherry.model.volumes import Volume
 
 T = TypeVar("T")
 
@@ -149,6 +150,24 @@ class Engine:
     def networks(self) -> list[NetworkResource]:
         return self._do(self._inner.networks())
 
+    # Volumes
+
+    def volumes(self) -> list[Volume]:
+        return self._do(self._inner.volumes())
+
+    def create_volume(
+        self,
+        name: str = "",
+        *,
+        driver: str = "",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Volume:
+        return self._do(self._inner.create_volume(name, driver=driver, options=options, labels=labels))
+
+    def remove_volume(self, name: str, *, force: bool = False) -> None:
+        self._do(self._inner.remove_volume(name, force=force))
+
 
 class Container:
     """A container that was started, or found. As a context manager it is removed, running or not, at the end."""
@@ -207,6 +226,12 @@ class Container:
 
     def remove(self, *, force: bool = False) -> None:
         self._do(self.inner.remove(force=force))
+
+    def add_mount(self, source: str, target: str, *, read_only: bool = False) -> None:
+        self._do(self.inner.add_mount(source, target, read_only=read_only))
+
+    def remove_mount(self, target: str, *, force: bool = False) -> None:
+        self._do(self.inner.remove_mount(target, force=force))
 
     def inspect(self) -> ContainerInspect:
         return self._do(self.inner.inspect())

@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 from wherry.engine import confinement
 from wherry.engine.etc_files import HOST_GATEWAY
 from wherry.engine.mounts import MountsOf, mounts_for
+from wherry.engine.propagation import with_data_root
 from wherry.engine.records import ContainerRecord
 from wherry.engine.settings import BUILT_IN_RUNTIME, EngineSettings
 from wherry.errors import InvalidParameter
@@ -98,7 +99,7 @@ def plan_container(
     _check_network_mode(body, host)
     _check_health(config)
     check_resources(host, facts)
-    mounts = mounts_for(host, config.volumes or (), mounts_of=mounts_of)
+    mounts = with_data_root(mounts_for(host, config.volumes or (), mounts_of=mounts_of), settings.data_root)
     _fill_host(host, settings, facts)
     confinement.capabilities_for(
         host.cap_add or [], host.cap_drop or [], privileged=host.privileged, bounding=facts.bounding

@@ -40,11 +40,13 @@ from wherry.model.containers import (
     EndpointIPAMConfig,
     EndpointSettings,
     HostConfig,
+    Mount,
     PortBinding,
 )
 from wherry.model.execs import ExecCreate, ExecStart
 from wherry.model.images import AuthConfig, ImageSummary
 from wherry.model.networks import IPAM, IPAMConfig, NetworkCreate, NetworkResource
+from wherry.model.volumes import Volume, VolumeCreate
 from wherry.oci.reference import parse_reference
 
 T = TypeVar("T")
@@ -70,7 +72,8 @@ class Options(TypedDict, total=False):
     entrypoint: Sequence[str]
     labels: Mapping[str, str]
     network: str  # "bridge" (the default), "none", "host", "container:NAME", or a network's name or ID
-    binds: Sequence[str]  # "/on/the/host:/in/the/container" and, if wanted, ":ro"
+    # "/on/the/host:/in/the/container" or "VOLUME:/in/the/container" and, if wanted, ":ro"
+    binds: Sequence[str]
     ports: Mapping[str, str]  # "80/tcp": "8080", "127.0.0.1:8080", "[::1]:8000-8010", or "" for any free one
     memory_bytes: int
     read_only: bool
@@ -289,6 +292,38 @@ class AsyncEngine:
         """All of them, the newest first; `inspect` tells who is on one."""
         return await self.services.networks.list()
 
+    # Volumes
+
+    async def volumes(self) -> list[Volume]:
+        """All volumes, by name."""
+        return (await self.services.volumes.list()).volumes
+
+    async def create_volume(
+        self,
+        name: str = "",
+        *,
+        driver: str = "",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Volume:
+        """The volume `name`, made if there is none. Its files are at `mountpoint`, unless options say otherwise.
+
+        A container has it by `binds=["NAME:/place"]`, which makes it too.
+        """
+        body = VolumeCreate(
+            name=name,
+            driver=driver,
+            driver_opts=None if options is None else dict(options),
+            labels=None if labels is None else dict(labels),
+        )
+        return await self._whole(self.services.volumes.create(body))
+
+    async def remove_volume(self, name: str, *, force: bool = False) -> None:
+        """Remove it with its data. Raises Conflict while a container uses it, NotFound where there is none."""
+        await self._whole(self.services.volumes.remove(name, force=force))
+
+    # Making containers
+
     async def _create(
         self, image: str, command: Sequence[str], options: Options, *, has_input: bool = False
     ) -> AsyncContainer:
@@ -308,7 +343,7 @@ class AsyncEngine:
 
     async def _discard(self, container: AsyncContainer) -> None:
         try:
-            await self.services.containers.remove(container.id, force=True)
+            await self.services.containers.remove(container.id, force=True, volumes=True)
         except (NotFound, Conflict):
             pass  # it removed itself, or is about to
 
@@ -425,6 +460,17 @@ class AsyncContainer:
     async def remove(self, *, force: bool = False) -> None:
         """Gone when this returns. One that runs is refused without `force`."""
         await self._engine.services.containers.remove(self.id, force=force)
+
+    async def add_mount(self, source: str, target: str, *, read_only: bool = False) -> None:
+        """Give it a directory or file of the host (an absolute path) or a volume (a name), running or not, for good."""
+        kind = "bind" if source.startswith("/") else "volume"
+        mount = Mount(type=kind, source=source, target=target, read_only=read_only)
+        await self._engine._whole(self._engine.services.containers.add_mount(self.id, mount))  # pyright: ignore[reportPrivateUsage]: one module
+
+    async def remove_mount(self, target: str, *, force: bool = False) -> None:
+        """Take it away again. Raises Conflict while a process uses it, unless `force`."""
+        work = self._engine.services.containers.remove_mount(self.id, target, force=force)
+        await self._engine._whole(work)  # pyright: ignore[reportPrivateUsage]: one module
 
     async def inspect(self) -> ContainerInspect:
         return await self._engine.services.containers.inspect(self.id)

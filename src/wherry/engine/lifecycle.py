@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from wherry.engine import bundle
+from wherry.engine import bundle, propagation
 from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
 from wherry.engine.connecting import network_attributes
 from wherry.engine.context import Context
@@ -217,6 +217,7 @@ class Lifecycle:
         context, record = self._context, container.record
         context.naming.write_files(container)
         for mount in record.mounts:
+            propagation.check_source(mount, context.settings.data_root)
             if mount.create_source and not os.path.exists(mount.source):
                 os.makedirs(mount.source, exist_ok=True)
             elif mount.type == "bind" and not os.path.lexists(mount.source):

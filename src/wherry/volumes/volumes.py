@@ -21,13 +21,14 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
 
 import msgspec
 
 from wherry import plugins
-from wherry.errors import Conflict, NotFound, WherryError
+from wherry.errors import Conflict, NotFound, Unavailable, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.store.database import Database
 from wherry.store.locks import KeyedLocks
@@ -41,7 +42,9 @@ LOCAL = "local"
 ANONYMOUS = "com.docker.volume.anonymous"
 REMOVING = "removing"
 MAX_ASKED_AT_ONCE = 16
+SPARED_S = 30.0
 
+T = TypeVar("T")
 Told = Callable[[str, "Volume"], None]
 
 
@@ -71,6 +74,7 @@ class Volumes:
         self._rows: dict[str, Volume] = {}
         self._pending: dict[str, str] = {}
         self._users: dict[str, set[str]] = {}
+        self._silent: dict[str, float] = {}
         self._locks = KeyedLocks()
 
     @classmethod
@@ -142,8 +146,7 @@ class Volumes:
         async def ask(name: str) -> tuple[VolumeDriver, list[Found]] | None:
             async with slots:
                 try:
-                    driver = await self._driver(name)
-                    return driver, await driver.list()
+                    return await self._ask(name, lambda driver: driver.list())
                 except NotFound:
                     return None
                 except WherryError as exc:
@@ -180,15 +183,32 @@ class Volumes:
                     f'get {name}: error while checking if volume "{name}" exists in driver "{row.driver}": {exc}'
                 ) from exc
             return None if found is None else _merged(row, found, driver)
-        for other in self._others.names():
+
+        async def ask(plugin: str) -> Volume | None:
             try:
-                driver = await self._driver(other)
-                found = await driver.find(name)
+                driver, found = await self._ask(plugin, lambda driver: driver.find(name))
             except WherryError:
-                continue  # it may not be this one's at all
-            if found is not None:
-                return _merged(None, found, driver)
-        return None
+                return None  # it may not be this one's at all
+            return None if found is None else _merged(None, found, driver)
+
+        answers = await asyncio.gather(*(ask(plugin) for plugin in self._others.names()[:MAX_ASKED_AT_ONCE]))
+        return next((answer for answer in answers if answer is not None), None)
+
+    async def _ask(
+        self, plugin: str, question: Callable[[VolumeDriver], Awaitable[T]]
+    ) -> tuple[VolumeDriver, T]:
+        """A plugin's answer to what every plugin is asked. One that was silent is spared, and so are we, for a while."""
+        left = self._silent.get(plugin, 0.0) - time.monotonic()
+        if left > 0:
+            raise Unavailable(
+                f"volume plugin {plugin} was silent when last asked; it is asked again in {left:.0f} s"
+            )
+        try:
+            driver = await self._driver(plugin)
+            return driver, await question(driver)
+        except Unavailable:
+            self._silent[plugin] = time.monotonic() + SPARED_S
+            raise
 
     # Making and removing
 

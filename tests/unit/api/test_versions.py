@@ -48,6 +48,14 @@ def test_an_images_configuration_was_a_containers() -> None:
     assert image["Config"]["Hostname"] == ""
 
 
+def test_an_image_shows_the_container_it_was_to_old_clients() -> None:
+    image: dict[str, Any] = {"Config": {"Volumes": {"/data": {}}}}
+    versions.shape("image", (1, 45), image)
+    assert "ContainerConfig" not in image
+    versions.shape("image", (1, 44), image)
+    assert image["ContainerConfig"]["Volumes"] == {"/data": {}} and image["Container"] == ""
+
+
 def test_shaping_survives_missing_parents() -> None:
     value: dict[str, object] = {"HostConfig": None}
     versions.shape("container", (1, 24), value)

@@ -50,6 +50,9 @@ class Plugin:
                 )
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
+                self.send_header(
+                    "Connection", "close"
+                )  # or a client's old connection would outlive this plugin
                 self.end_headers()
                 self.wfile.write(body)
 

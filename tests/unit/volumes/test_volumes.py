@@ -210,6 +210,9 @@ async def test_volumes_of_a_plugin(engine: Engine, plugin: Plugin) -> None:
         found, warnings = await volumes.list()
         assert [volume.name for volume in found] == ["data", "theirs"]
         assert len(warnings) == 1 and warnings[0].startswith("list nas: VolumeDriver.List: volume plugin nas")
+        asked = plugin.count("VolumeDriver.List")
+        assert "was silent when last asked" in (await volumes.list())[1][0]
+        assert (await volumes.create("new")).driver == "local" and plugin.count("VolumeDriver.List") == asked
         with pytest.raises(
             Unavailable, match='get data: error while checking if volume "data" exists in driver "nas"'
         ):
