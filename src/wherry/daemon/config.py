@@ -68,6 +68,7 @@ DIRECTIVES = (
     Directive("debug", "debug", "bool", "Enable debug mode", "D"),
     Directive("default-address-pool", "default-address-pools", "pools", "Where networks get their subnets from: base=CIDR,size=N", "", "pool-options"),
     Directive("default-network-opt", "default-network-opts", "network-options", "Default options of new networks, DRIVER=KEY=VALUE", "", "mapmap"),
+    Directive("default-publish-address", "default-publish-address", "str", "The same as --ip, by a name that says so", "", "ip"),
     Directive("default-runtime", "default-runtime", "str", 'OCI runtime of containers that ask for none (default "wherry")', "", "string"),
     Directive("default-shm-size", "default-shm-size", "size", "Size of /dev/shm (default 64MiB)", "", "bytes"),
     Directive("default-ulimit", "default-ulimits", "ulimits", "Default ulimits for containers, NAME=SOFT[:HARD]", "", "ulimit"),
@@ -455,6 +456,12 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
         driver.validate(values.get("log-opts", {}))
     if values.get("storage-driver"):
         plugins.driver_path(plugins.SNAPSHOTS, values["storage-driver"])
+    if "default-publish-address" in values:
+        given = values["default-publish-address"]
+        if values.setdefault("ip", given) != given:
+            raise InvalidParameter(
+                f"ip ({values['ip']}) and default-publish-address ({given}) mean the same: give one of them"
+            )
     engine_fields: dict[str, str | Callable[[Any], Any]] = {
         "data-root": "data_root", "exec-root": "exec_root", "storage-driver": "storage_driver",
         "default-runtime": "default_runtime", "log-driver": "log_driver", "log-opts": "log_opts", "bridge": "bridge",

@@ -157,3 +157,11 @@ def test_sizes() -> None:
 
 def test_relative_roots_become_absolute() -> None:
     assert load(["--data-root", "x"])[0].engine.data_root == os.path.abspath("x")
+
+
+def test_where_ports_are_published_has_two_names(tmp_path: object) -> None:
+    file = config_file(tmp_path, '{"default-publish-address": "127.0.0.1"}')
+    for flags in ([], ["--ip", "127.0.0.1"]):
+        assert load([*flags, "--config-file", file])[0].engine.publish_address == "127.0.0.1"
+    with pytest.raises(InvalidParameter, match="mean the same"):
+        load(["--ip", "127.0.0.2", "--config-file", file])
