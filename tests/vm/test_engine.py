@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.docker import rootfs
 from tests.docker.engine import Wherry
+from tests.vm.engine import running
 from wherry.runtime.cgroups.driver import is_unified
 
 RUNTIMES = {name: {"path": path} for name in ("runc", "crun") if (path := shutil.which(name))}
@@ -21,14 +21,8 @@ RUNTIMES = {name: {"path": path} for name in ("runc", "crun") if (path := shutil
 def engine() -> Iterator[Wherry]:
     if not is_unified():
         pytest.skip("this machine has cgroup v1: tests/docker covers it")
-    wherry = Wherry("whvm", "198.18.1.1/24", config={"runtimes": RUNTIMES})
-    wherry.start(wait=False)
-    wherry.wait_ready(300)
-    wherry.docker(
-        "import", "--change", 'CMD ["sh"]', "-", "busybox", input=rootfs.busybox_tar(), timeout_s=300
-    ).ok()
-    yield wherry
-    wherry.remove()
+    with running("whvm", "198.18.1.1/24", {"runtimes": RUNTIMES}) as wherry:
+        yield wherry
 
 
 @pytest.fixture(params=["wherry", "runc", "crun"])
@@ -55,3 +49,19 @@ def test_a_container_runs_is_limited_and_ends(engine: Wherry, runtime: str) -> N
         "run", "--rm", "--runtime", runtime, "busybox", "sh", "-c", "echo out; exit 7", timeout_s=300
     )
     assert (ended.code, ended.out) == (7, "out\n")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", ["l2", "l3"])
+def test_containers_of_an_ipvlan_network_reach_each_other(engine: Wherry, mode: str) -> None:
+    def docker(*words: str) -> str:
+        return engine.docker(*words, timeout_s=300).ok().line
+
+    subnet = "10.211.9.0/24"
+    docker("network", "create", "-d", "ipvlan", "-o", f"ipvlan_mode={mode}", "--subnet", subnet, "thin")
+    docker(
+        "run", "-d", "--name", "one", "--network", "thin", "--ip", "10.211.9.5", "busybox", "sleep", "1000"
+    )
+    docker("run", "--rm", "--network", "thin", "busybox", "ping", "-c", "1", "-W", "20", "one")
+    docker("rm", "-f", "one")
+    docker("network", "rm", "thin")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.docker import rootfs
 from tests.docker.engine import Wherry
 from tests.docker.test_ports import inside
+from tests.vm.engine import running
 
 SCTP = 132
 
@@ -26,14 +26,8 @@ def engine() -> Iterator[Wherry]:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP).close()
     except OSError:
         pytest.skip("this kernel has no SCTP")
-    wherry = Wherry("whvmp", "198.18.2.1/24")
-    wherry.start(wait=False)
-    wherry.wait_ready(300)
-    wherry.docker(
-        "import", "--change", 'CMD ["sh"]', "-", "busybox", input=rootfs.busybox_tar(), timeout_s=300
-    ).ok()
-    yield wherry
-    wherry.remove()
+    with running("whvmp", "198.18.2.1/24") as wherry:
+        yield wherry
 
 
 @pytest.mark.timeout(600)
