@@ -14,13 +14,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
 from tests.conftest import MARK
 from tests.docker import rootfs
 from tests.docker.conftest import make_wherry
-from tests.docker.engine import ROOT
+from tests.docker.engine import ROOT, Answer
 from tests.docker.registry import Registry
 from tests.unit.volumes.plugin import Plugin, installed_plugin
 
@@ -211,14 +212,22 @@ class Victim:
         self.until("volume", "rm", "kept", done="no such volume")
         assert self.docker("volume", "ls", "-q", "-f", "driver=local")[1] == ""
 
+    def request(self, method: str, path: str, body: object) -> Answer:
+        """One request; while it waits, a dead daemon is followed by the next, which may be the one that answers."""
+        with ThreadPoolExecutor(1) as apart:
+            answer = apart.submit(self.daemon.api, method, path, body)
+            while not wait([answer], timeout=0.05).done:
+                self.revive()
+        self.revive()
+        return answer.result()
+
     def mount(self, method: str, path: str, body: object, *, done: int) -> None:
         """One request of our own API, repeated while the daemon dies under it."""
         for _ in range(4):
             try:
-                status = self.daemon.api(method, path, body).status
+                status = self.request(method, path, body).status
             except (OSError, http.client.HTTPException):
                 status = 0
-            self.revive()
             if status in (201, 204, done):
                 return
         pytest.fail(f"{method} {path}: {status}\n{self.daemon.log_tail()}")
@@ -246,13 +255,12 @@ class Victim:
         seen = []
         for _ in range(4):
             try:
-                answer = self.daemon.api(method, path, body)
+                answer = self.request(method, path, body)
                 if answer.status < 300 or done in answer.message:
                     return
                 seen.append(answer.message)
             except (OSError, http.client.HTTPException) as exc:
                 seen.append(repr(exc))
-            self.revive()
         pytest.fail(f"{method} {path}: {seen}\n{self.daemon.log_tail()}")
 
     def answers(self, port: int, expected: bool) -> None:

@@ -89,7 +89,11 @@ class Lifecycle:
         except (WherryError, OSError) as exc:
             await self._start_failed(container, str(exc), 128)
             raise
-        await context.save_state(container)
+        if container.record.host.auto_remove:
+            # Nothing is promised of it but that it goes: its client need not wait for the database.
+            context.spawn(context.save_state_if_possible(container))
+        else:
+            await context.save_state(container)
         killpoint("start:state-written")
         container.mark("recorded")
         context.naming.tell_linked(container)
@@ -323,18 +327,21 @@ class Lifecycle:
             context.naming.end(container)
             await context.ports.close(container)
             killpoint("exit:ports-closed")
+            # The shim gives cgroup and mounts back while the rest goes on. Its record of the exit stays for the next daemon.
+            leaving = asyncio.ensure_future(send_away(shim)) if shim is not None else None
             await context.networks.release(container.id)
             self._tell_networks("disconnect", container, state.endpoints.values())
             state.endpoints = {}
             killpoint("exit:network-released")
-            await self._mounts.unmount(container)
             auto_remove = container.record.host.auto_remove
             if not auto_remove:
                 await context.save_state_if_possible(container)
             killpoint("exit:state-written")
-            if shim is not None:
-                await send_away(shim)
+            if leaving is not None:
+                await leaving
             killpoint("exit:shim-released")
+            await self._mounts.unmount(container)
+            killpoint("exit:unmounted")
             context.end_execs(container)
             lived_s = max(0, state.finished_ns - state.started_ns) // 1_000_000_000
             attributes = {"execDuration": str(lived_s), "exitCode": str(state.exit_code)}
