@@ -311,9 +311,9 @@ async def test_reconcile_removes_only_interfaces_of_this_bridge_that_are_ours(
 
 VICTIM = """
 import asyncio, os, sys
+from wherry.network.creation import NetworkRequest
 from wherry.network.driver import EndpointRequest
 from wherry.network.networks import Networks, NetworkSettings
-from wherry.network.pools import PoolSetting
 from wherry.store.database import Database
 
 ON_BRIDGE = [EndpointRequest(network="bridge")]
@@ -356,7 +356,7 @@ async def test_a_killed_daemon_leaves_nothing_the_next_does_not_clean(
     victim = start_victim(path)
     await asyncio.sleep(after_ms / 1000)
     victim.send_signal(signal.SIGKILL)
-    victim.wait()
+    assert victim.wait() == -signal.SIGKILL  # it was at work, and had not failed by itself
     database = await Database.open(path)
     networks = await Networks.open(database, SETTINGS)
     await networks.reconcile(set())

@@ -223,7 +223,11 @@ class Bridge:
         """Put ports back that somebody took off the bridge, or that were on one that somebody deleted."""
         for link in self._links.links(alias=f"{_port_alias(network)} "):
             if link.kind == "veth" and link.master == 0 and link.index not in self._doomed:
-                self._links.change(link.index, master=bridge)
+                try:
+                    self._links.change(link.index, master=bridge)
+                except OSError as exc:
+                    if exc.errno != errno.ENODEV:  # it went with its namespace, just now
+                        raise
 
     def _make(self, network: NetworkConfig, side: _Side) -> Sandbox:
         """A sandbox with a veth on the bridge, up on both ends. In the maker's thread."""
