@@ -247,7 +247,7 @@ def crowd(engine: Engine, subject: str) -> Iterator[str]:
     [
         "network ls --filter name={1}", "network ls -q --filter name={1}", "network ls --no-trunc --filter name={1}",
         "network ls --format json --filter type=builtin", "network ls --filter foo=bar", "network ls --filter dangling=x",
-        "network ls --format '{{{{.Name}}}} {{{{.Labels}}}} {{{{.IPv4}}}} {{{{.IPv6}}}} {{{{.Internal}}}}' --filter name={1}",
+        "network ls --format '{{{{.Name}}}} {{{{.Label \"a.b\"}}}} {{{{.IPv4}}}} {{{{.IPv6}}}} {{{{.Internal}}}}' --filter name={1}",
         "network ls --format 'table {{{{.ID}}}}\t{{{{.Scope}}}}\t{{{{.Label \"x\"}}}}' --filter name={1}", "network ls x",
         "network ls --format '{{{{.Foo}}}}' --filter name={1}", "network inspect {1}", "network inspect {1} nope bridge",
         "network inspect -f '{{{{.Name}}}} {{{{.IPAM.Config}}}} {{{{.Labels}}}}' {1}", "network inspect",

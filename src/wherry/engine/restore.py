@@ -15,6 +15,7 @@ import time
 
 import msgspec
 
+from wherry.engine import bundle
 from wherry.engine.attach import answer_wait
 from wherry.engine.connecting import Connecting
 from wherry.engine.containers import CONDITIONS, Containers
@@ -25,6 +26,7 @@ from wherry.engine.records import Container, ContainerRecord, ContainerState, St
 from wherry.engine.volume_mounts import snapshots_of, volumes_of
 from wherry.errors import WherryError
 from wherry.oci.digest import ChainID
+from wherry.runtime.cgroups.driver import cgroup_for
 from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
 
 _log = logging.getLogger(__name__)
@@ -143,10 +145,21 @@ async def _note_end(context: Context, containers: Containers, container: Contain
         return
     if os.path.isdir(directory):
         end = await bury(directory, "the container's shim died while there was no daemon")
-    else:  # the machine was started anew
+    else:  # the machine was started anew, or somebody emptied the exec root
+        await asyncio.to_thread(_clear_cgroup, bundle.cgroup_path(container.record, context.settings))
         end = Exit(code=LOST, signal=0, oom_killed=False, at_ns=time.time_ns(), error="")
     container.ended.clear()
     await containers.lifecycle.exited(container, end)
+
+
+def _clear_cgroup(path: str) -> None:
+    """No shim is left to do it, and after a reboot there is nothing to do."""
+    group = cgroup_for(path)
+    try:
+        group.kill()
+        group.remove()
+    except OSError as exc:
+        _log.error("cannot clear cgroup %s: %s", path, exc)
 
 
 async def _kill_and_send_away(shim: Shim) -> None:
