@@ -11,8 +11,9 @@ import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from wherry.errors import NotFound
 from wherry.linux.killpoint import killpoint
 from wherry.oci.digest import ChainID, Digest
 from wherry.store.blobs import Blobs
@@ -107,7 +108,8 @@ async def unneeded_layers(
         )
         below: set[ChainID] = set()
         for key in driver.active() if there else ():
-            below.update(driver.layers_below(key))
+            with suppress(NotFound):  # it went meanwhile, and needs nothing any more
+                below.update(driver.layers_below(key))
         return there, below
 
     there, below = await asyncio.to_thread(candidates)

@@ -120,8 +120,7 @@ class Store:
 
     async def close(self) -> None:
         """Finish what was postponed; close the database, if `open` opened it."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._finish_postponed()
         if self._owns_database:
             await self.database.close()
 
@@ -280,6 +279,7 @@ class Store:
     async def collect(self) -> int:
         """Delete every blob, ingest and layer nothing refers to; bytes freed. For `prune`: what a lease holds
         stays, and while any lease is open so does what is newer than an hour."""
+        await self._finish_postponed()  # it has names marked as its own, and would keep this from looking at them
         age_s = 3600.0 if self._leases.any_open else 0.0
         freed = await asyncio.to_thread(self.blobs.remove_parts, age_s)
         blobs = await asyncio.to_thread(lambda: list(self.blobs.list()))
@@ -337,6 +337,10 @@ class Store:
             if not running.cancelled():
                 running.exception()  # it was told to fail
             raise
+
+    async def _finish_postponed(self) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _collect_soon(self, names: list[str]) -> None:
         """What a removal had to leave because of a lease that is now closed."""

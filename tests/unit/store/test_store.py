@@ -160,6 +160,33 @@ async def test_what_a_lease_holds_outlives_a_removal_until_it_is_closed(store: S
     assert list(store.blobs.list()) == []
 
 
+async def test_a_collection_waits_for_one_that_was_postponed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The postponed one had looked while a container still stood on the layers, and so would leave them."""
+    image = await commit(store, ONE)
+    store.driver.prepare("container", image.chain_ids)
+    active, has_looked, may_go_on = store.driver.active, threading.Event(), threading.Event()
+
+    def looked() -> list[str]:
+        found = active()
+        has_looked.set()
+        may_go_on.wait(10)
+        return found
+
+    monkeypatch.setattr(store.driver, "active", looked)
+    with store.lease() as lease:
+        await lease.hold(image.id, *image.chain_ids)
+        await store.remove_image(image.id)
+    await asyncio.to_thread(has_looked.wait, 10)
+    store.driver.remove("container")
+    collecting = asyncio.ensure_future(store.collect())
+    await asyncio.sleep(0.05)
+    may_go_on.set()
+    await collecting
+    assert store.driver.layers() == []
+
+
 async def settle(store: Store) -> None:
     while store._tasks:  # type: ignore[attr-defined]
         await asyncio.wait(store._tasks)  # type: ignore[attr-defined]
