@@ -279,7 +279,7 @@ class Store:
     async def collect(self) -> int:
         """Delete every blob, ingest and layer nothing refers to; bytes freed. For `prune`: what a lease holds
         stays, and while any lease is open so does what is newer than an hour."""
-        await self._finish_postponed()  # it has names marked as its own, and would keep this from looking at them
+        await self._finish_postponed()  # what it has marked as its own is not looked at here
         age_s = 3600.0 if self._leases.any_open else 0.0
         freed = await asyncio.to_thread(self.blobs.remove_parts, age_s)
         blobs = await asyncio.to_thread(lambda: list(self.blobs.list()))
