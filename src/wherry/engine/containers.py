@@ -301,6 +301,7 @@ class Containers:
         if limit > 0:
             chosen = chosen[:limit]
         names = await self._context.current_names({c.record.image_reference for c in chosen})
+        linked = self._link_names()
         now_ns = time.time_ns()
         rows: list[ContainerSummary] = []
         for container in chosen:
@@ -309,7 +310,7 @@ class Containers:
             row = views.summary(
                 container, image=record.image_reference if is_current else record.image_id, now_ns=now_ns
             )
-            row.names += self._link_names(container)
+            row.names += sorted(linked.get(record.id, ()))
             if size:
                 row.size_rw, row.size_root_fs = await self._sizes(container)
             rows.append(row)
@@ -338,14 +339,13 @@ class Containers:
             return {**other, "log": paths["log"]}
         return paths
 
-    def _link_names(self, container: Container) -> list[str]:
-        """What others that are linked to the container call it."""
-        return sorted(
-            f"/{other.name}/{alias}"
-            for other in self._by_id.values()
-            for alias, target in other.record.links.items()
-            if target == container.id
-        )
+    def _link_names(self) -> dict[str, list[str]]:
+        """What containers are called by others that are linked to them, by ID."""
+        names: dict[str, list[str]] = {}
+        for other in self._by_id.values():
+            for alias, target in other.record.links.items():
+                names.setdefault(target, []).append(f"/{other.name}/{alias}")
+        return names
 
     def _shown_links(self, container: Container) -> list[str] | None:
         """The container's legacy links as `inspect` shows them."""

@@ -164,12 +164,7 @@ class Context:
 
     async def current_names(self, references: Iterable[str]) -> dict[str, str]:
         """The ID each reference names now."""
-        names: dict[str, str] = {}
-        for text in references:
-            image = await self.store.images.find(text) if text else None
-            if image:
-                names[text] = image.id
-        return names
+        return await self.store.images.ids_of(text for text in references if text)
 
     async def image_size(self, image_id: str) -> int:
         image = await self.store.images.find(image_id) if image_id else None

@@ -77,6 +77,16 @@ class Images:
 
         return await self._database.run(step, durable=False)
 
+    async def ids_of(self, texts: Iterable[str]) -> dict[str, Digest]:
+        """The IDs of what `find` would find, by text; those that name nothing are left out."""
+        wanted = [(text, None if is_image_id(text) else parse_reference(text)) for text in texts]
+
+        def step(connection: sqlite3.Connection) -> dict[str, Digest]:
+            found = {text: _search(connection, self._driver, text, reference) for text, reference in wanted}
+            return {text: image_id for text, image_id in found.items() if image_id is not None}
+
+        return await self._database.run(step, durable=False)
+
     async def get(self, text: str) -> Image:
         """As `find`; raises NotFound with Docker's `No such image: busybox:latest`."""
         found = await self.find(text)
