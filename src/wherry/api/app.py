@@ -27,6 +27,7 @@ from wherry.api.hijack import Connection
 from wherry.api.routes import Route, Routes
 from wherry.api.tls import TlsConnection
 from wherry.errors import InvalidParameter
+from wherry.model.masking import masked_url
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class Api(web.Server):
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Every request passes here; whatever goes wrong becomes an answer in Docker's form."""
         plain_text = False
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("handling %s request", request.method, extra={"fields": _shown(request)})
         try:
             path, query = _split(request.raw_path)
             version = versions.MAXIMUM
@@ -88,11 +91,17 @@ class Api(web.Server):
         except ConnectionError:
             raise
         except Exception as exc:
+            errors.log_failure(exc, request.method, masked_url(request.path))
+            if log.isEnabledFor(logging.DEBUG):
+                fields = {"status": errors.status_for(exc), "error-response": errors.message_for(exc)}
+                log.debug(
+                    "error response for %s request",
+                    request.method,
+                    extra={"fields": fields | _shown(request)},
+                )
             if request.writer.output_size:
                 # The head is out: the client learns of it by a connection that breaks off.
-                errors.log_unexpected(exc, f"{request.method} {request.path}")
                 raise ConnectionResetError("failed after the answer had begun") from exc
-            errors.log_unexpected(exc, f"{request.method} {request.path}")
             response = errors.answer(exc, plain_text=plain_text)
             response.headers.update(self._headers)
             return response
@@ -120,6 +129,11 @@ class Api(web.Server):
         response = errors.answer_text(404, "page not found")
         response.headers.update(self._headers)
         return response
+
+
+def _shown(request: web.BaseRequest) -> dict[str, object]:
+    """What the log says of a request. Docker's names."""
+    return {"method": request.method, "module": "api", "request-url": masked_url(request.raw_path)}
 
 
 def _split(target: str) -> tuple[str, str]:

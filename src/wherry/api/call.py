@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import parse_qsl
@@ -13,9 +14,12 @@ from wherry.api import filters, versions
 from wherry.api.errors import TooLarge
 from wherry.errors import InvalidParameter
 from wherry.model import wire
+from wherry.model.masking import masked
 
 if TYPE_CHECKING:
     from wherry.api.contract import Engine
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -23,6 +27,9 @@ MAX_JSON = 4 * 1024 * 1024
 """Bytes of a JSON body. The largest honest ones (a create with thousands of labels) stay far below."""
 
 MAX_PARAMETERS = 1000
+
+MAX_LOGGED = 4096
+"""Bytes of a body that goes into the log at level debug. Docker's."""
 
 
 class Call:
@@ -99,7 +106,10 @@ class Call:
     async def read_json(self) -> bytes:
         """The body's bytes, once its type is checked; empty if there is none."""
         self._check_json_type()
-        return await self.read_all(MAX_JSON)
+        data = await self.read_all(MAX_JSON)
+        if log.isEnabledFor(logging.DEBUG) and data and len(data) <= MAX_LOGGED:
+            _log_form(data)
+        return data
 
     async def read_all(self, limit: int) -> bytes:
         """The whole body, refused (413) when it is larger than `limit`."""
@@ -162,6 +172,15 @@ class Call:
 
     def empty(self, status: int = 204) -> web.Response:
         return web.Response(status=status, headers=self.headers)
+
+
+def _log_form(data: bytes) -> None:
+    """A body for the log, as Docker has it: without its secrets, or not at all."""
+    try:
+        shown = wire.encode(masked(msgspec.json.decode(data))).decode()
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return
+    log.debug("form data: %s", shown)
 
 
 def read_as(data: bytes, kind: type[T]) -> T:

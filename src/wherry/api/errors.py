@@ -60,10 +60,17 @@ def message_for(error: BaseException) -> str:
     return f"internal error ({type(error).__name__}): the daemon's log has the details"
 
 
-def log_unexpected(error: BaseException, what: str) -> None:
-    """Leave a traceback in the log if `error` is none that wherry raises on purpose."""
-    if status_for(error) == 500 and not isinstance(error, errors.WherryError):
-        log.error("%s failed", what, exc_info=error)
+def log_failure(error: BaseException, method: str, path: str) -> None:
+    """Leave a line in the log where the fault is ours, with a traceback if `error` is none that wherry raises on purpose."""
+    if status_for(error) >= 500 and status_for(error) != 501:
+        is_expected = isinstance(error, errors.WherryError)
+        log.error(  # Docker's text
+            "Handler for %s %s returned error: %s",
+            method,
+            path,
+            message_for(error),
+            exc_info=None if is_expected else error,
+        )
 
 
 def answer(error: BaseException, *, plain_text: bool = False) -> web.Response:

@@ -87,7 +87,7 @@ async def _progress(call: Call, messages: AsyncIterator[dict[str, Any]], in_band
         if response is None and not in_band:
             raise
         response = response or await begin(call, "application/json")
-        errors.log_unexpected(exc, call.request.path)
+        errors.log_failure(exc, call.request.method, call.request.path)
         text = errors.message_for(exc)
         await response.write(_line({"errorDetail": {"message": text}, "error": text}))
     finally:
@@ -133,7 +133,7 @@ async def logs(call: Call, stream: LogStream, content_type: str, *, follow: bool
     except (ConnectionError, asyncio.CancelledError):
         raise
     except Exception as exc:
-        errors.log_unexpected(exc, call.request.path)
+        errors.log_failure(exc, call.request.method, call.request.path)
         text = f"Error grabbing logs: {errors.message_for(exc)}\n".encode("utf-8", "replace")
         await response.write(_frame(SYSTEM_ERROR_STREAM, text) if stream.mux else text)
     finally:

@@ -14,13 +14,15 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 
 import wherry
 from wherry.api.app import ApiSettings, build_app, serve
 from wherry.api.versions import parse as parse_version
-from wherry.daemon import config, listen
+from wherry.daemon import config, listen, log
 from wherry.daemon.config import DaemonSettings
 from wherry.daemon.notify import notify
+from wherry.daemon.reload import Reloading
 from wherry.engine.engine import Engine
 from wherry.errors import WherryError
 from wherry.linux import memory
@@ -30,8 +32,9 @@ _log = logging.getLogger("wherry")
 
 def main(argv: list[str] | None = None) -> int:
     """The `wherryd` command."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        settings, only_validate = config.load(sys.argv[1:] if argv is None else argv)
+        settings, only_validate = config.load(argv)
         if only_validate:
             print("configuration OK")
             return 0
@@ -44,25 +47,23 @@ def main(argv: list[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("wherryd needs to be started with root privileges", file=sys.stderr)
         return 1
-    set_up_logging(settings)
+    log.set_up(level=settings.log_level, form=settings.log_format)
     memory.keep_few_arenas()
     try:
-        asyncio.run(run(settings))
+        asyncio.run(run(settings, argv))
     except (WherryError, OSError) as exc:
         print(f"failed to start daemon: {exc}", file=sys.stderr)
         return 1
     return 0
 
 
-async def run(settings: DaemonSettings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+async def run(settings: DaemonSettings, argv: Sequence[str]) -> None:
+    """Serve until SIGTERM or SIGINT. `argv` made the settings, and is read again at SIGHUP."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(
-        signal.SIGHUP, _log.info, "reload is not supported yet: restart, containers go on running"
-    )
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # not before there is something to reload
     for warning in settings.warnings:
         _log.warning(warning)
     tls = listen.tls_context(settings)
@@ -84,6 +85,8 @@ async def run(settings: DaemonSettings) -> None:
             _log.info("API listen on %s", host.partition("://")[2] or host)
         gc.collect()
         gc.freeze()  # what is loaded stays: full collections need not walk it
+        reloading = Reloading(argv, settings, engine)
+        loop.add_signal_handler(signal.SIGHUP, reload, reloading)
         notify("READY=1")
         _log.info("Daemon has completed initialization")
         await stop.wait()
@@ -97,6 +100,13 @@ async def run(settings: DaemonSettings) -> None:
     finally:
         await engine.close()
         remove_pidfile(settings.pidfile)
+
+
+def reload(reloading: Reloading) -> None:
+    """SIGHUP. systemd learns when it begins and ends, for units of Type=notify-reload."""
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    reloading.reload()
+    notify("READY=1")
 
 
 async def open_listeners(settings: DaemonSettings, engine: Engine) -> list[tuple[str, socket.socket]]:
@@ -141,38 +151,6 @@ def remove_pidfile(path: str) -> None:
                 os.unlink(path)
     except FileNotFoundError:
         pass
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        import json
-
-        fields = {
-            "level": record.levelname.lower(),
-            "msg": record.getMessage(),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-        }
-        if record.exc_info:
-            fields["error"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
-
-
-class _TextFormatter(logging.Formatter):
-    """dockerd's form: `time="…" level=info msg="…"`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        message = record.getMessage().replace('"', '\\"')
-        text = f'time="{stamp}.{int(record.msecs):03d}Z" level={record.levelname.lower()} msg="{message}"'
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-
-
-def set_up_logging(settings: DaemonSettings) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if settings.log_format == "json" else _TextFormatter())
-    level = {"warn": "WARNING", "fatal": "CRITICAL"}.get(settings.log_level, settings.log_level.upper())
-    logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

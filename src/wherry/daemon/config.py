@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import msgspec
 
 import wherry
 from wherry import plugins
+from wherry.daemon.log import LEVELS
 from wherry.engine.creation import is_address
 from wherry.engine.settings import EngineSettings, RuntimeSetting
 from wherry.errors import InvalidParameter
@@ -24,7 +25,6 @@ from wherry.registry.resolve import parse_insecure, parse_mirror
 
 DEFAULT_CONFIG = "/etc/wherry/daemon.json"
 DEFAULT_HOST = "unix:///run/wherry/wherry.sock"
-LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 
 class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +45,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     min_api_version: str = "1.24"
     experimental: bool = False
     warnings: tuple[str, ...] = ()
+    config_file: str = DEFAULT_CONFIG
+    directives: dict[str, Any] = {}  # what flags and file say, by key
 
 
 class Directive(msgspec.Struct, frozen=True):
@@ -157,7 +159,8 @@ def load(argv: list[str]) -> tuple[DaemonSettings, bool]:
             raise InvalidParameter(f"unable to configure the Docker daemon with file {path}: {exc}") from exc
     else:
         values, warnings = {}, ()
-    return _settings({**values, **parsed.flags}, warnings), parsed.validate
+    settings = _settings({**values, **parsed.flags}, warnings)
+    return msgspec.structs.replace(settings, config_file=path), parsed.validate
 
 
 def parse_flags(argv: list[str]) -> Parsed:
@@ -433,14 +436,20 @@ def _check_kind(key: str, kind: str, value: Any) -> None:
 
 def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettings:
     """Typed settings of checked values. What contradicts itself is refused here."""
-    level = values.get("log-level", "info")
-    if level not in LOG_LEVELS:
-        raise InvalidParameter(f"invalid logging level: {level}: use one of {', '.join(LOG_LEVELS)}")
+    directives = dict(values)
+    level = values.get("log-level", "info").lower()
+    if level not in LEVELS:
+        raise InvalidParameter(f"invalid logging level: {level}")  # dockerd's text
     if values.get("log-format", "text") not in ("text", "json"):
         raise InvalidParameter(f"invalid log format: {values['log-format']}")
     for label in values.get("labels", ()):
         if "=" not in label:
             raise InvalidParameter(f"bad attribute format: {label}")
+    _check_labels(values.get("labels", ()))
+    if values.get("max-concurrent-downloads", 0) < 0:
+        raise InvalidParameter(f"invalid max concurrent downloads: {values['max-concurrent-downloads']}")
+    if values.get("shutdown-timeout", 0) < -1:
+        raise InvalidParameter(f"invalid shutdown timeout: {values['shutdown-timeout']}")
     for host in values.get("hosts", ()):
         if not re.match(r"(unix|tcp|fd)://", host):
             raise InvalidParameter(f"invalid bind address format: {host}: use unix://, tcp:// or fd://")
@@ -471,6 +480,7 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
         "bip6": "bip6", "fixed-cidr": "fixed_cidr", "fixed-cidr-v6": "fixed_cidr_v6", "ipv6": "ipv6", "icc": "icc",
         "ip-masq": "ip_masq", "ip-forward": "ip_forward", "iptables": "iptables", "ip6tables": "ip6tables",
         "init": "init", "init-path": "init_path", "debug": "debug",
+        "shutdown-timeout": "shutdown_timeout",
     }  # fmt: skip
     engine: dict[str, Any] = {
         str(field): values[key] for key, field in engine_fields.items() if key in values
@@ -509,7 +519,17 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
         min_api_version=values.get("min-api-version", "1.24"),
         experimental=values.get("experimental", False),
         warnings=warnings,
+        directives=directives,
     )
+
+
+def _check_labels(labels: Iterable[str]) -> None:
+    """One value for each key. dockerd's text."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        key, _, value = label.partition("=")
+        if seen.setdefault(key, value) != value:
+            raise InvalidParameter(f"conflict labels for {key}={value} and {key}={seen[key]}")
 
 
 def _runtimes(given: dict[str, Any]) -> dict[str, RuntimeSetting]:

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -162,7 +162,7 @@ class Context:
                     found.add(image.id)
         return found
 
-    async def current_names(self, references: Iterable[str]) -> dict[str, str]:
+    async def current_names(self, references: Iterable[str]) -> Mapping[str, str]:
         """The ID each reference names now."""
         return await self.store.images.ids_of(text for text in references if text)
 
@@ -253,7 +253,9 @@ class Context:
         return path
 
     def runtime_command(self, name: str) -> list[str]:
-        setting = self.settings.runtimes[name]
+        setting = self.settings.runtimes.get(name)
+        if setting is None:  # taken out of daemon.json after the container was made
+            raise InvalidParameter(f"unknown or invalid runtime name: {name}")
         return [setting.path, *setting.args]
 
     # Rows

@@ -12,6 +12,8 @@ import secrets
 import sqlite3
 from contextlib import AsyncExitStack
 
+import msgspec
+
 import wherry
 from wherry.engine.connecting import Connecting
 from wherry.engine.containers import Containers
@@ -23,7 +25,7 @@ from wherry.engine.launching import Launching
 from wherry.engine.networks import NetworkDirectory
 from wherry.engine.ports import PortChanges
 from wherry.engine.restore import restore
-from wherry.engine.settings import EngineSettings
+from wherry.engine.settings import RELOADABLE, EngineSettings
 from wherry.engine.system import System, host_facts
 from wherry.engine.volumes import VolumeDirectory
 from wherry.errors import Conflict, NotFound, Unsupported
@@ -48,6 +50,7 @@ class Engine:
         execs: Execs,
         system: System,
         volumes: VolumeDirectory,
+        registry: Registry,
         closing: AsyncExitStack,
     ) -> None:
         self.settings = settings
@@ -66,6 +69,7 @@ class Engine:
         self.system = system
         self.launcher = context.launcher
         self._context = context
+        self._registry = registry
         self._closing = closing
 
     @classmethod
@@ -80,8 +84,7 @@ class Engine:
             undo.push_async_callback(store.close)
             engine_id = await store.database.run(_engine_id)
             events = Events()
-            endpoints = Endpoints(mirrors=settings.registry_mirrors, insecure=settings.insecure_registries)
-            registry = Registry(Client(endpoints, agent=f"wherry/{wherry.__version__}"))
+            registry = Registry(Client(_endpoints(settings), agent=f"wherry/{wherry.__version__}"))
             undo.push_async_callback(registry.close)
             networks = await Networks.open(
                 store.database,
@@ -128,6 +131,7 @@ class Engine:
                 execs=execs,
                 system=system,
                 volumes=volume_directory,
+                registry=registry,
                 closing=undo.pop_all(),
             )
 
@@ -135,6 +139,17 @@ class Engine:
         """Let go of everything. Containers go on, and the next engine finds them."""
         await self._context.settle()
         await self._closing.aclose()
+
+    def reload(self, settings: EngineSettings) -> None:
+        """Go on with what is RELOADABLE of `settings`; the rest stays as it is. All of it or, when this raises, nothing."""
+        settings = msgspec.structs.replace(
+            self.settings, **{name: getattr(settings, name) for name in RELOADABLE}
+        )
+        endpoints = _endpoints(settings)
+        self.settings = self._context.settings = settings
+        self._registry.use(endpoints)
+        self.images.limit_downloads(settings.max_concurrent_downloads)
+        self.system.reloaded()
 
     async def dismantle(self) -> None:
         """Before the last `close`: remove every container, and all that this engine made outside its roots."""
@@ -146,6 +161,10 @@ class Engine:
         await self._context.settle()
         await self._context.networks.remove_all()
         await self.launcher.stop()
+
+
+def _endpoints(settings: EngineSettings) -> Endpoints:
+    return Endpoints(mirrors=settings.registry_mirrors, insecure=settings.insecure_registries)
 
 
 def network_settings(settings: EngineSettings) -> NetworkSettings:

@@ -79,6 +79,10 @@ class Images:
         self._naming = asyncio.Lock()
         self._removals = Removals(store, emit, users, self._labels, self._naming)
 
+    def limit_downloads(self, limit: int) -> None:
+        """How many blobs are pulled at once from now on; 0: any number."""
+        self._pulls.limit(limit)
+
     async def resolve(self, name: str, *, platform: str | None = None) -> ResolvedImage:
         """The image a container is to be made of. Raises NotFound with Docker's `No such image: x:latest`."""
         image = await self._store.images.get(name)

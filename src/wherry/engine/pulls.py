@@ -63,6 +63,10 @@ class Pulls:
         self._emit = emit
         self._transfers = Transfers(concurrent_downloads)
 
+    def limit(self, concurrent_downloads: int) -> None:
+        """How many blobs are transferred at once from now on."""
+        self._transfers.limit(concurrent_downloads)
+
     async def pull(
         self, from_image: str, tag: str, *, platform: Platform | None, auth: AuthConfig | None
     ) -> AsyncGenerator[Message]:

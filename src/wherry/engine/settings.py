@@ -57,8 +57,14 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
         str, ...
     ] = ()  # what `--add-host NAME:host-gateway` means; empty: the default network's
     debug: bool = False
-    shutdown_timeout_s: int = 15
+    shutdown_timeout: int = 15  # seconds
 
+
+RELOADABLE = (
+    "debug", "labels", "registry_mirrors", "insecure_registries", "default_runtime", "runtimes", "log_driver", "log_opts",
+    "max_concurrent_downloads", "shutdown_timeout", "default_shm_size",
+)  # fmt: skip
+"""What a running engine takes over: `Engine.reload`. Docker's list, and the log driver of new containers."""
 
 BUILT_IN_RUNTIME = "wherry"
 """The name of wherry's own OCI runtime, run inside the shim."""

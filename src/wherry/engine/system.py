@@ -8,6 +8,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 import wherry
 from wherry import plugins
 from wherry.engine.containers import Containers
@@ -17,6 +19,8 @@ from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.engine.times import rfc3339
 from wherry.engine.volumes import VolumeDirectory
 from wherry.linux import capabilities
+from wherry.model import wire
+from wherry.model.masking import masked
 from wherry.model.system import (
     Commit,
     Component,
@@ -63,6 +67,26 @@ class System:
     async def ping(self) -> dict[str, str]:
         """Headers of /_ping beyond those on every response. Builder 1: the classic builder's API."""
         return {"Builder-Version": "1", "Swarm": "inactive"}
+
+    def reloaded(self) -> None:
+        """Tell of new settings: Docker's event `daemon reload`."""
+        settings = self._context.settings
+        attributes = {
+            "debug": _word(settings.debug),
+            "default-runtime": settings.default_runtime,
+            "default-shm-size": str(settings.default_shm_size),
+            "insecure-registries": _json(settings.insecure_registries),
+            "labels": _json(settings.labels),
+            "live-restore": "true",
+            "log-driver": settings.log_driver,
+            "log-opts": _json(settings.log_opts),
+            "max-concurrent-downloads": str(settings.max_concurrent_downloads),
+            "name": self._context.facts.hostname,
+            "registry-mirrors": _json(settings.registry_mirrors),
+            "runtimes": " ".join(f"{name}:{runtime.path}" for name, runtime in settings.runtimes.items()),
+            "shutdown-timeout": str(settings.shutdown_timeout),
+        }
+        self._context.events.emit("daemon", "reload", self._id, attributes)
 
     async def version(self) -> Version:
         kernel = platform.release()
@@ -240,6 +264,14 @@ def _registry_config(mirrors: tuple[str, ...], insecure: tuple[str, ...]) -> Reg
     return RegistryConfig(
         insecure_registry_cidrs=[*cidrs, "127.0.0.0/8"], index_configs=configs, mirrors=shown
     )
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _json(value: object) -> str:
+    return wire.encode(masked(msgspec.to_builtins(value))).decode()
 
 
 def _read(path: str) -> str:

@@ -7,6 +7,7 @@ once (`max-concurrent-downloads`).
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 
 Report = Callable[[int], None]
@@ -28,8 +29,12 @@ class _Transfer:
 
 class Transfers:
     def __init__(self, limit: int = 3) -> None:
-        self._slots = asyncio.Semaphore(limit)
+        self.limit(limit)
         self._running: dict[str, _Transfer] = {}
+
+    def limit(self, limit: int) -> None:
+        """How many run at once from now on; 0: any number. Those under way, and those that wait for them, are not counted."""
+        self._slots = asyncio.Semaphore(limit or sys.maxsize)
 
     @property
     def is_busy(self) -> bool:

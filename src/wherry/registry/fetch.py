@@ -27,7 +27,7 @@ from wherry.oci.digest import Digest, digest_of, parse_digest
 from wherry.registry.auth import Credentials
 from wherry.registry.client import Client
 from wherry.registry.failures import NotConnected, TryLater, Unreachable, read_body, reason
-from wherry.registry.resolve import HUB_DOMAIN, Endpoint
+from wherry.registry.resolve import HUB_DOMAIN, Endpoint, Endpoints
 
 MAX_MANIFEST = 4 << 20
 """distribution-spec asks registries to take this much; nothing real is larger."""
@@ -102,6 +102,10 @@ class Registry:
 
     async def close(self) -> None:
         await self._client.close()
+
+    def use(self, endpoints: Endpoints) -> None:
+        """Ask these servers from now on. What is under way goes on with those it has."""
+        self._client.endpoints = endpoints
 
     async def open(
         self, domain: str, path: str, reference: str, credentials: Credentials | None
