@@ -17,7 +17,7 @@ from wherry.engine.attach import DETACH_KEYS, Attachment, check_detach_keys, fra
 from wherry.engine.containers import Containers
 from wherry.engine.context import Context
 from wherry.engine.lifecycle import EXIT_CODES
-from wherry.engine.records import Container
+from wherry.engine.records import Container, ContainerRecord
 from wherry.errors import Conflict, Internal, InvalidParameter, NotFound
 from wherry.model.execs import ExecCreate, ExecCreated, ExecInspect, ExecStart, ProcessConfig
 from wherry.runtime.errors import StartFailed
@@ -78,6 +78,7 @@ class Execs:
         self._by_id[exec_id] = it
         container.execs[exec_id] = it
         self._emit(it, f"exec_create: {' '.join(body.cmd)}")
+        asyncio.get_running_loop().call_soon(self._announce, it)  # the client is answered first
         return ExecCreated(id=exec_id)
 
     async def start(self, exec_id: str, body: ExecStart) -> Attachment | None:
@@ -109,18 +110,28 @@ class Execs:
 
         return Attachment(mux=not it.body.tty, deliver=deliver)
 
+    def _announce(self, it: Exec) -> None:
+        """Have the shim prepare what the client, in all likelihood, is about to start."""
+        container = it.container
+        if container.shim is not None and _is_alone(container.record):
+            prepared = container.shim.prepare(self._process(it), stdin=it.body.attach_stdin)
+            prepared.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _process(self, it: Exec) -> dict[str, Any]:
+        return bundle.process_for_exec(
+            it.container.record,
+            it.body,
+            settings=self._context.settings,
+            facts=self._context.facts,
+            linked=self._context.naming.link_environment(it.container),
+        )
+
     async def _run(self, it: Exec, sock: socket.socket | None, pending: bytes) -> None:
         container, body = it.container, it.body
         shim = container.shim
         if shim is None:
             raise Conflict(f"container {container.id} is not running")
-        process = bundle.process_for_exec(
-            container.record,
-            body,
-            settings=self._context.settings,
-            facts=self._context.facts,
-            linked=self._context.naming.link_environment(container),
-        )
+        process = self._process(it)
         self._emit(it, f"exec_start: {' '.join(body.cmd or ())}")
         it.is_running = True
         try:
@@ -233,6 +244,16 @@ class Execs:
     def _emit(self, it: Exec, action: str) -> None:
         attributes = {**it.container.event_attributes(), "execID": it.id}
         self._context.events.emit("container", action, it.container.id, attributes)
+
+
+def _is_alone(record: ContainerRecord) -> bool:
+    """Whether nobody in the container can look into a process that waits there: tracing is not allowed, and no other
+    container's processes are about."""
+    host = record.host
+    may_trace = host.privileged or any(
+        name.upper().removeprefix("CAP_") in ("ALL", "SYS_PTRACE") for name in host.cap_add or ()
+    )
+    return not may_trace and not host.pid_mode
 
 
 async def _check_user(container: Container, name: str) -> None:

@@ -276,9 +276,16 @@ def join(
     control: socket.socket,
     stdio: tuple[int, int, int] | None,
     preserved: int,
+    *,
+    waits: bool,
 ) -> NoReturn:
-    """Be another process in the container of which `member` is a pidfd. Never returns."""
-    _guard(control, lambda: _join(member, namespaces, who, container_id, cgroup, control, stdio, preserved))
+    """Be another process in the container of which `member` is a pidfd; with `waits` execute only when told to. Never
+    returns.
+    """
+    _guard(
+        control,
+        lambda: _join(member, namespaces, who, container_id, cgroup, control, stdio, preserved, waits=waits),
+    )
 
 
 def _join(
@@ -290,6 +297,8 @@ def _join(
     control: socket.socket,
     stdio: tuple[int, int, int] | None,
     preserved: int,
+    *,
+    waits: bool,
 ) -> None:
     step = "starting"
     try:
@@ -325,7 +334,18 @@ def _join(
     process.reset_signals()
     if master >= 0:
         channel.send(control, {"at": "console"}, [master])
+    if waits:
+        _wait_for_go(control.fileno())
     identity.execute(who, path)
+
+
+def _wait_for_go(control: int) -> None:
+    """Without the descriptors that were cloned with us: pipes and connections would not end while we hold them too.
+    By read alone, which every seccomp filter lets through."""
+    os.closerange(3, control)
+    os.closerange(control + 1, 1 << 20)
+    if not os.read(control, 4096):
+        os._exit(1)
 
 
 def _guard(control: socket.socket, body: Callable[[], None]) -> NoReturn:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 
-from wherry.linux import process
+from wherry.linux import process, terminals
 from wherry.runtime import channel, hooks, init, values
 from wherry.runtime import rootfs as root_filesystem
 from wherry.runtime.cgroups.driver import cgroup_for
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from wherry.runtime.cgroups.driver import Cgroup
 
-__all__ = ["Container", "Process", "StartFailed", "create"]
+__all__ = ["Container", "Prepared", "Process", "StartFailed", "create"]
 
 
 class Process:
@@ -45,6 +45,53 @@ class Process:
             if descriptor >= 0:
                 os.close(descriptor)
         self.pidfd = self.console = -1
+
+
+class Prepared:
+    """A process on its way into a container, which does all but execve and then waits for `go`."""
+
+    __slots__ = ("_control", "_is_terminal", "_pidfd", "_waits", "pid")
+
+    def __init__(
+        self, pid: int, pidfd: int, control: socket.socket, *, is_terminal: bool, waits: bool
+    ) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+        self._control = control
+        self._is_terminal = is_terminal
+        self._waits = waits
+
+    def go(self, *, height: int = 0, width: int = 0) -> Process:
+        """Returns once its execve succeeded, in a terminal of this size if one is given.
+
+        Raises StartFailed, for what went wrong before too; then nothing is left to reap.
+        """
+        console = -1
+        try:
+            if self._is_terminal:
+                console = channel.expect(self._control, "console")[0]
+                if height or width:
+                    terminals.set_size(console, height, width)
+            if self._waits:
+                channel.send(self._control, {"go": True})
+            await_execve(self._control)
+        except BaseException:
+            _kill_and_reap(self.pid, self._pidfd)
+            if console >= 0:
+                os.close(console)
+            raise
+        finally:
+            self._control.close()
+        return Process(self.pid, self._pidfd, console)
+
+    def discard(self) -> None:
+        """It is wanted no more. The caller's reaper collects it: a frozen one ends only when it thaws."""
+        self._control.close()
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        os.close(self._pidfd)
 
 
 class Container:
@@ -94,6 +141,20 @@ class Container:
 
         `process_object` is a `process` of config.json. Raises StartFailed; then nothing is left to reap.
         """
+        return self._join(process_object, stdio, preserved, waits=False).go()
+
+    def prepare(self, process_object: dict[str, Any], *, stdio: tuple[int, int, int] | None) -> Prepared:
+        """The same up to execve. Raises StartFailed for what is wrong with `process_object` itself."""
+        return self._join(process_object, stdio, 0, waits=True)
+
+    def _join(
+        self,
+        process_object: dict[str, Any],
+        stdio: tuple[int, int, int] | None,
+        preserved: int,
+        *,
+        waits: bool,
+    ) -> Prepared:
         try:
             who = Identity(process_object, self.seccomp)
         except StartFailed as exc:
@@ -104,22 +165,21 @@ class Container:
             if pid == 0:
                 ours.close()
                 init.join(
-                    self.init.pidfd, self.namespaces, who, self.id, self.cgroup, theirs, stdio, preserved
+                    self.init.pidfd,
+                    self.namespaces,
+                    who,
+                    self.id,
+                    self.cgroup,
+                    theirs,
+                    stdio,
+                    preserved,
+                    waits=waits,
                 )
-            theirs.close()
-            console = -1
-            try:
-                if who.terminal:
-                    console = channel.expect(ours, "console")[0]
-                await_execve(ours)
-            except BaseException:
-                _kill_and_reap(pid, pidfd)
-                if console >= 0:
-                    os.close(console)
-                raise
-            return Process(pid, pidfd, console)
-        finally:
+            return Prepared(pid, pidfd, ours, is_terminal=who.terminal, waits=waits)
+        except BaseException:
             ours.close()
+            raise
+        finally:
             theirs.close()
 
     def signal(self, number: int, *, everything: bool = False) -> None:

@@ -256,6 +256,12 @@ class Shim:
         """Lend the shim a client whose response head is written, to answer if no daemon can."""
         return self._plain("wait", [client.fileno()], condition=condition)
 
+    def prepare(
+        self, process: Mapping[str, Any], *, stdin: bool, for_s: float = 1.0
+    ) -> asyncio.Future[Message]:
+        """Announce an `exec` of the same process within `for_s` seconds, to make it quicker. A refusal means nothing."""
+        return self._plain("prepare", process=process, stdin=stdin, for_s=for_s)
+
     def exec(
         self,
         exec_id: str,

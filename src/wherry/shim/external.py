@@ -105,6 +105,9 @@ class ExternalContainer:
         """Release the first process."""
         self._run(["start", self._id])
 
+    def prepare(self, process_object: dict[str, Any], *, stdio: tuple[int, int, int] | None) -> None:
+        """The command cannot stop half-way."""
+
     def exec(self, process_object: dict[str, Any], *, stdio: tuple[int, int, int] | None) -> ExternalProcess:
         """Start another process in the container."""
         self._execs += 1

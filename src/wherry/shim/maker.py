@@ -79,6 +79,11 @@ class MadeContainer:
         finally:
             self._maker.close()
 
+    def prepare(
+        self, process_object: dict[str, Any], *, stdio: tuple[int, int, int] | None
+    ) -> lifecycle.Prepared:
+        return self._get().prepare(process_object, stdio=stdio)
+
     def exec(
         self, process_object: dict[str, Any], *, stdio: tuple[int, int, int] | None
     ) -> lifecycle.Process:

@@ -37,6 +37,7 @@ import time
 from wherry.runtime import live_mounts
 from wherry.runtime.errors import StartFailed
 from wherry.shim import records, sockets
+from wherry.shim.execs import Exec, Starter
 from wherry.shim.external import ExternalContainer
 from wherry.shim.kept import Kept
 from wherry.shim.keys import Detacher
@@ -44,14 +45,12 @@ from wherry.shim.keys import parse as parse_keys
 from wherry.shim.loop import READ, Loop
 from wherry.shim.maker import Maker, read_config
 from wherry.shim.peers import Peers
-from wherry.shim.pipes import Pipes
 from wherry.shim.protocol import (
     CONFLICT,
     INVALID,
     NOT_FOUND,
     VERSION,
     Refused,
-    close_all,
 )
 from wherry.shim.reports import report, whereabouts
 from wherry.shim.stdio import STDERR, STDOUT, Client, Stdio
@@ -78,18 +77,6 @@ _START_CODES = {"not-found": 127, "permission": 126}
 _WINSIZE = struct.Struct("HHHH")
 
 
-class Exec:
-    """Another process in the container, until its last byte of output."""
-
-    __slots__ = ("at_ns", "code", "process", "stdio")
-
-    def __init__(self, process: Process, stdio: Stdio) -> None:
-        self.process = process
-        self.stdio = stdio
-        self.code: int | None = None
-        self.at_ns = 0
-
-
 class Shim:
     """The whole of one shim process. `run` returns when there is nothing left to do."""
 
@@ -105,6 +92,7 @@ class Shim:
         self._container: Container | None = None
         self._stdio: Stdio | None = None
         self._log: LogWriter | None = None
+        self._starter = Starter(self._loop)
         self._execs: dict[str, Exec] = {}
         self._ended_execs: dict[str, Message] = {}
         self._draining: list[Stdio] = []
@@ -249,6 +237,18 @@ class Shim:
         self._loop.watch(sock.fileno(), 0, lambda _: self._drop_waiter(sock))
         return {}, []
 
+    def _prepare(self, request: Message, fds: list[int]) -> Reply:
+        self._require(RUNNING)
+        if self._ended is None:
+            self._require_room()
+            self._starter.prepare(
+                self._get_container(),
+                request["process"],
+                stdin=bool(request.get("stdin")),
+                for_s=float(request["for_s"]),
+            )
+        return {}, []
+
     def _exec(self, request: Message, fds: list[int]) -> Reply:
         self._require(RUNNING)
         if self._ended is not None:
@@ -261,18 +261,13 @@ class Shim:
         is_terminal = bool(process.get("terminal"))
         pending = _pending(request)
         client = _client(request, fds, is_terminal=is_terminal) if fds else None
-        pipes = None if is_terminal else Pipes(stdin=bool(request.get("stdin")) and client is not None)
+        stdin = bool(request.get("stdin")) and client is not None
         try:
-            started = self._get_container().exec(process, stdio=pipes.theirs if pipes else None)
+            started, pipes = self._starter.start(self._get_container(), process, stdin=stdin)
         except BaseException:
-            if pipes:
-                pipes.close_ours()
             if client:
                 client.sock.close()  # not shut down: the daemon tells the client what went wrong
             raise
-        finally:
-            if pipes:
-                close_all(pipes.theirs)
         stdio = Stdio(
             self._loop,
             sources=pipes.sources if pipes else {},
@@ -317,6 +312,7 @@ class Shim:
 
     def _pause(self, request: Message, fds: list[int]) -> Reply:
         self._require(RUNNING)
+        self._starter.discard()
         self._get_container().pause()
         self._status = PAUSED
         return {}, []
@@ -343,7 +339,8 @@ class Shim:
 
     def _pids(self, request: Message, fds: list[int]) -> Reply:
         self._require(CREATED, RUNNING, PAUSED)
-        return {"pids": self._get_container().pids()}, []
+        prepared = self._starter.prepared_pid
+        return {"pids": [pid for pid in self._get_container().pids() if pid != prepared]}, []
 
     def _state(self, request: Message, fds: list[int]) -> Reply:
         return {
@@ -487,6 +484,7 @@ class Shim:
     def _destroy(self) -> None:
         """Give back the container's cgroup, mounts, namespaces and ports."""
         self._kept.close()
+        self._starter.discard()
         container = self._container
         if container is None:
             return
@@ -573,6 +571,7 @@ _OPERATIONS = (
     "drop",
     "attach",
     "wait",
+    "prepare",
     "exec",
     "resize",
     "kill",
