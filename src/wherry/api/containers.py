@@ -127,6 +127,17 @@ async def top(call: Call) -> web.StreamResponse:
     return call.json(await call.engine.containers.top(call.ref, call.text("ps_args")))
 
 
+async def stats(call: Call) -> web.StreamResponse:
+    is_stream = call.flag("stream", default=True)
+    one_shot = call.version >= versions.ONE_SHOT_STATS and call.flag("one-shot")
+    if is_stream and one_shot:
+        raise InvalidParameter("cannot have stream=true and one-shot=true")  # Docker's text
+    if is_stream:
+        return await streams.lines(call, call.engine.containers.stats.watch(call.ref), "application/json")
+    with streams.UntilGone(call):
+        return call.json(await call.engine.containers.stats.once(call.ref, with_previous=not one_shot))
+
+
 async def trace(call: Call) -> web.StreamResponse:
     """Ours, not Docker's: where the milliseconds of the last start went."""
     return call.json(await call.engine.containers.trace(call.ref))
@@ -350,6 +361,7 @@ ROUTES = [
     Route("POST", "/containers/prune", prune),
     Route("GET", "/containers/{ref:path}/json", inspect),
     Route("GET", "/containers/{ref:path}/top", top),
+    Route("GET", "/containers/{ref:path}/stats", stats),
     Route("GET", "/containers/{ref:path}/trace", trace),
     Route("GET", "/containers/{ref:path}/logs", logs),
     Route("GET", "/containers/{ref:path}/attach/ws", attach_websocket),

@@ -31,6 +31,7 @@ from wherry.model.events import Event
 from wherry.model.execs import ExecCreate, ExecCreated, ExecInspect, ExecStart
 from wherry.model.images import AuthConfig
 from wherry.model.networks import NetworkCreate
+from wherry.model.stats import ContainerStats
 from wherry.model.system import Info, Version
 from wherry.model.volumes import DiskUsage, Volume, VolumeCreate, VolumeList, VolumesPruned
 
@@ -65,7 +66,15 @@ class Waiter(Protocol):
     async def result(self) -> ContainerWaited: ...
 
 
+class Stats(Protocol):
+    async def once(self, reference: str, /, *, with_previous: bool) -> ContainerStats: ...
+    def watch(self, reference: str, /) -> AsyncIterator[ContainerStats]: ...
+
+
 class Containers(Protocol):
+    @property
+    def stats(self) -> Stats: ...
+
     async def create(
         self, body: ContainerCreate, *, name: str | None, platform: str | None
     ) -> ContainerCreated: ...

@@ -161,7 +161,7 @@ def _host_config(options: Options) -> dict[str, Any]:
     host: dict[str, Any] = {
         "ContainerIDFile": options.text("cidfile"),
         "LogConfig": _log_config(options),
-        "RestartPolicy": _restart_policy(options.text("restart")),
+        "RestartPolicy": restart_policy(options.text("restart")),
         "AutoRemove": options.on("rm"),
         "VolumeDriver": options.text("volume-driver"),
         "VolumesFrom": options.many("volumes-from"),
@@ -265,7 +265,7 @@ def _storage_options(texts: list[str]) -> dict[str, str]:
     return _mapping(texts)
 
 
-def _restart_policy(text: str) -> dict[str, Any]:
+def restart_policy(text: str) -> dict[str, Any]:
     if not text or text == "no":
         return {}
     name, colon, count = text.partition(":")

@@ -58,12 +58,18 @@ def show(
     type_name: str,
     parse_error: str = "template parsing error",
     run_error: str = "template parsing error",
+    line_end: str = "",
 ) -> None:
-    """Print rows. `columns` are the usual table's fields, `headers` how each field is headed."""
+    """Print rows. `columns` are the usual table's fields, `headers` how each field is headed. `line_end` is printed
+    before each newline."""
+
+    def out(text: str) -> None:
+        session.out(text.replace("\n", f"{line_end}\n") if line_end else text)
+
     if format_text in ("", "table"):
         lines = [[headers[column] for column in columns]]
         lines += [[_cell(row.fields[column]()) for column in columns] for row in rows]
-        session.out(tabulate(lines))
+        out(tabulate(lines))
         return
     from wherry.cli.template.evaluate import Template
     from wherry.cli.template.nodes import TemplateError
@@ -71,7 +77,7 @@ def show(
 
     if format_text == "json":
         for row in rows:
-            session.out(to_json(Record(type_name, row.fields).plain()) + "\n")
+            out(to_json(Record(type_name, row.fields).plain()) + "\n")
         return
     is_table = format_text.startswith("table")
     text = format_text[5:] if is_table else format_text
@@ -83,12 +89,12 @@ def show(
     try:
         lines_text = [template.render(Record(type_name, row.fields, row.methods)) + "\n" for row in rows]
         if not is_table:
-            session.out("".join(lines_text))
+            out("".join(lines_text))
             return
         head = Template(text, functions=HEADER_FUNCTIONS).render(_header_record(headers))
     except TemplateError as exc:
         raise Exit(1, f"{run_error}: {exc}") from None
-    session.out(tabulate_text(head + "\n" + "".join(lines_text)))
+    out(tabulate_text(head + "\n" + "".join(lines_text)))
 
 
 def _header_record(headers: Mapping[str, str]) -> Any:

@@ -63,6 +63,10 @@ class Session:
     def out(self, text: str) -> None:
         sys.stdout.write(text)
 
+    def flush(self) -> None:
+        """What was printed is seen now."""
+        sys.stdout.flush()
+
     def err(self, text: str) -> None:
         """To standard error, after what was printed before it."""
         sys.stdout.flush()

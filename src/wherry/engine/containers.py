@@ -48,6 +48,7 @@ from wherry.engine.records import (
     Waiter,
     encode_row,
 )
+from wherry.engine.stats import Stats
 from wherry.engine.times import parse_timestamp
 from wherry.engine.views import Filters
 from wherry.engine.volume_mounts import ContainerMounts, snapshots_of, volumes_of
@@ -91,6 +92,7 @@ class Containers:
             context, lambda: [container for container in self._by_id.values() if container.state.is_running]
         )
         self.added = AddedMounts(context, self.mounts)
+        self.stats = Stats(context, find=self.find, exists=self._by_id.__contains__)
         self.lifecycle = Lifecycle(context, remove=self._remove_stopped, mounts=self.mounts)
         context.naming.find = self._by_id.get
         context.naming.all = self.all

@@ -323,6 +323,7 @@ class Lifecycle:
             state.exit_code, state.finished_ns, state.error = end.code, end.at_ns, end.error
             state.oom_killed = state.oom_killed or end.oom_killed
             state.pid = 0
+            container.close_meter()
             shim, container.shim = container.shim, None
             context.naming.end(container)
             await context.ports.close(container)

@@ -27,6 +27,7 @@ from wherry.network.ports import Publication
 if TYPE_CHECKING:
     from wherry.engine.attach import EarlyClient
     from wherry.engine.execs import Exec
+    from wherry.engine.stats import Meter
     from wherry.shim.client import Shim
 
 Status = Literal["created", "running", "paused", "exited", "removing", "dead"]
@@ -149,6 +150,7 @@ class Container:
         self.waiters: list[Waiter] = []
         self.early: list[EarlyClient] = []  # clients attached before the start
         self.execs: dict[str, Exec] = {}
+        self.meter: Meter | None = None  # while it runs and somebody watches what it uses
         self.ended = asyncio.Event()  # set while no process runs and the exit is recorded
         if not self.state.is_running:
             self.ended.set()
@@ -169,6 +171,11 @@ class Container:
 
     def mark(self, step: str) -> None:
         self.trace.append((step, (time.monotonic() - self._trace_start) * 1000))
+
+    def close_meter(self) -> None:
+        if self.meter is not None:
+            self.meter.close()
+            self.meter = None
 
     def event_attributes(self) -> dict[str, str]:
         """What every event of this container carries: its labels, image and name."""

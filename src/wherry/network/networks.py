@@ -274,6 +274,14 @@ class Networks:
         finally:
             sandbox.close()
 
+    async def open_counters(self, netns: int) -> int:
+        """/proc/net/dev of that namespace, opened for reading. It keeps the namespace until it is closed."""
+
+        def open_there() -> int:
+            return os.open("/proc/thread-self/net/dev", os.O_RDONLY | os.O_CLOEXEC)
+
+        return await self._maker.run(lambda: self._maker.enter(netns, open_there), undo=os.close)
+
     async def reconcile(self, live: Iterable[str]) -> None:
         """At a daemon's start: free the places of all but `live`, and remove interfaces left over."""
         live = set(live)
