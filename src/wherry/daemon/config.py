@@ -18,8 +18,10 @@ import wherry
 from wherry import plugins
 from wherry.daemon.log import LEVELS
 from wherry.engine.creation import is_address
+from wherry.engine.log_setup import check_log
 from wherry.engine.settings import EngineSettings, RuntimeSetting
 from wherry.errors import InvalidParameter
+from wherry.model.containers import LogConfig
 from wherry.network.pools import PoolSetting, check_pool
 from wherry.registry.resolve import parse_insecure, parse_mirror
 
@@ -460,9 +462,12 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
     for address in (*values.get("dns", ()), *values.get("host-gateway-ips", ())):
         if not is_address(address):
             raise InvalidParameter(f"IP address is not correctly formatted: {address}")
-    if "log-driver" in values:
-        driver = plugins.load_driver(plugins.LOGS, values["log-driver"])
-        driver.validate(values.get("log-opts", {}))
+    if "log-driver" in values or "log-opts" in values:
+        driver = values.get("log-driver", EngineSettings().log_driver)
+        try:
+            check_log(LogConfig(type=driver, config=values.get("log-opts", {})))
+        except InvalidParameter as exc:
+            raise InvalidParameter(f"failed to set log opts: {exc}") from exc  # Docker's text
     if values.get("storage-driver"):
         plugins.driver_path(plugins.SNAPSHOTS, values["storage-driver"])
     if "default-publish-address" in values:

@@ -36,6 +36,7 @@ from wherry.engine.creation import (
 from wherry.engine.images import ImageUser
 from wherry.engine.lifecycle import Lifecycle
 from wherry.engine.links import parse_link
+from wherry.engine.log_setup import check_log
 from wherry.engine.logs import LogsOptions, LogStream, open_logs
 from wherry.engine.names import check_name, suggest_name
 from wherry.engine.naming import DEFAULT_NETWORK
@@ -178,7 +179,7 @@ class Containers:
         check_combination(record.host, record.endpoints)
         bundle.security_options(record.host, context.settings)
         record.links = self._links(record)
-        context.check_log(record.host.log_config)
+        check_log(record.host.log_config)
         return record
 
     def _links(self, record: ContainerRecord) -> dict[str, str]:

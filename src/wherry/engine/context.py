@@ -12,19 +12,17 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from wherry import plugins
 from wherry.engine import bundle, confinement
 from wherry.engine.creation import HostFacts, ImageDefaults
 from wherry.engine.events import Events
 from wherry.engine.images import Images
 from wherry.engine.launching import Launching
-from wherry.engine.log_details import details_for
 from wherry.engine.naming import Naming
 from wherry.engine.ports import Publishing
 from wherry.engine.records import Container, ContainerRecord, encode_row
 from wherry.engine.settings import EngineSettings
 from wherry.errors import Internal, InvalidParameter
-from wherry.model.containers import HealthConfig, LogConfig
+from wherry.model.containers import HealthConfig
 from wherry.network.networks import Networks
 from wherry.oci.image import ContainerConfig as ImageContainerConfig
 from wherry.runtime.seccomp import compile_profile
@@ -169,41 +167,6 @@ class Context:
     async def image_size(self, image_id: str) -> int:
         image = await self.store.images.find(image_id) if image_id else None
         return image.size if image else 0
-
-    # Logs
-
-    def check_log(self, log: LogConfig) -> None:
-        """Refuse a driver that is not installed, or options it does not take. Docker's texts."""
-        if log.type not in plugins.driver_names(plugins.LOGS):
-            raise InvalidParameter(
-                f'error looking up logging plugin {log.type}: plugin "{log.type}" not found'
-            )
-        plugins.load_driver(plugins.LOGS, log.type).validate(log.config or {})
-
-    def log_target(self, container: Container) -> dict[str, Any]:
-        """What the shim is told about the container's log."""
-        record = container.record
-        log = record.host.log_config
-        return {
-            "driver": plugins.driver_path(plugins.LOGS, log.type),
-            "path": self.paths(record.id)["log"],
-            "options": log.config or {},
-            "attrs": details_for(
-                log.config or {},
-                labels=record.config.labels or {},
-                env=record.config.env or [],
-                tag_fields={
-                    "ID": record.id[:12],
-                    "FullID": record.id,
-                    "Name": record.name,
-                    "ImageID": record.image_id.removeprefix("sha256:")[:12],
-                    "ImageFullID": record.image_id,
-                    "ImageName": record.image_reference,
-                    "DaemonName": "docker",
-                    "Command": " ".join([record.path, *record.args]),
-                },
-            ),
-        }
 
     # Confinement
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from wherry import plugins
 from wherry.errors import Unavailable
 from wherry.shim.client import Launcher, OnEvent, OnLost, Shim, ShimError, ShimGone
 
@@ -38,7 +39,7 @@ class Launching:
         return launching
 
     async def _find(self) -> None:
-        launcher = await Launcher.open(self._exec_root, on_lost=self._lost)
+        launcher = await Launcher.open(self._exec_root, log_drivers=_log_drivers(), on_lost=self._lost)
         for name, listener in self._held.items():
             await launcher.hold(name, listener)
         self._launcher = launcher
@@ -112,3 +113,8 @@ class Launching:
         self._is_closed = True
         if self._launcher is not None:
             self._launcher.close()
+
+
+def _log_drivers() -> list[str]:
+    """Every driver that is installed: a launcher loads nothing later."""
+    return [plugins.driver_path(plugins.LOGS, name) for name in plugins.driver_names(plugins.LOGS)]

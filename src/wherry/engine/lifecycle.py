@@ -22,6 +22,7 @@ from wherry.engine.attach import DETACH_KEYS, EarlyClient, hang_up
 from wherry.engine.connecting import network_attributes
 from wherry.engine.context import Context
 from wherry.engine.creation import endpoint_requests, parse_signal, port_specs
+from wherry.engine.log_setup import log_target
 from wherry.engine.records import Container
 from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.engine.volume_mounts import ContainerMounts
@@ -153,7 +154,7 @@ class Lifecycle:
             cgroup=bundle.cgroup_path(record, context.settings),
             stdin=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
-            log=context.log_target(container),
+            log=log_target(context, container),
             seccomp=seccomp,
             netns=sandbox,
         )

@@ -11,20 +11,16 @@ _FIELD = re.compile(r"\{\{\s*\.([A-Za-z]+)\s*\}\}")
 
 
 def details_for(
-    options: Mapping[str, str],
-    *,
-    labels: Mapping[str, str],
-    env: Sequence[str],
-    tag_fields: Mapping[str, str],
+    options: Mapping[str, str], *, labels: Mapping[str, str], env: Sequence[str]
 ) -> dict[str, str]:
-    """`labels` and `env` name what to take, comma-separated; `labels-regex` and `env-regex` match it; `tag` is a text
-    with Docker's fields in it (`{{.Name}}/{{.ID}}`), whose values are `tag_fields`."""
+    """`labels` and `env` name what to take, comma-separated; `labels-regex` and `env-regex` match it."""
     variables = {name: value for name, _, value in (entry.partition("=") for entry in env)}
-    found = {**_chosen(options, "labels", labels), **_chosen(options, "env", variables)}
-    tag = options.get("tag", "")
-    if tag:
-        found["tag"] = expand_tag(tag, tag_fields)
-    return found
+    return {**_chosen(options, "labels", labels), **_chosen(options, "env", variables)}
+
+
+def tag_for(options: Mapping[str, str], default: str, fields: Mapping[str, str]) -> str:
+    """The option `tag`, or else `default`, with Docker's fields in it (`{{.Name}}/{{.ID}}`) replaced."""
+    return expand_tag(options.get("tag") or default, fields)
 
 
 def _chosen(options: Mapping[str, str], key: str, values: Mapping[str, str]) -> dict[str, str]:

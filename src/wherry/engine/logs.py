@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 
-from wherry import plugins
 from wherry.engine.attach import frame
 from wherry.engine.context import Context
+from wherry.engine.log_setup import Source, log_source
 from wherry.engine.records import Container
 from wherry.engine.times import rfc3339
-from wherry.errors import InvalidParameter, Unsupported
+from wherry.errors import InvalidParameter
 from wherry.linux.inotify import watch_modified
 from wherry.logs.driver import Entry, LogReader
 
@@ -56,21 +57,19 @@ async def open_logs(context: Context, container: Container, options: LogsOptions
     """The stream that `options` ask for. Errors come now, not in the middle."""
     if not (options.stdout or options.stderr):
         raise InvalidParameter("must specify at least one of 'stdout' or 'stderr'")
-    driver = plugins.load_driver(plugins.LOGS, container.record.host.log_config.type)
-    if not driver.readable:
-        raise Unsupported("configured logging driver does not support reading")
-    reader: LogReader = driver.reader(
-        context.paths(container.id)["log"],
+    source = log_source(context, container.record)
+    reader: LogReader = source.driver.reader(
+        source.path,
         since_ns=options.since_ns or 0,
         until_ns=options.until_ns or 0,
         tail=-1 if options.tail is None else options.tail,
     )
     mux = not container.record.config.tty
-    return LogStream(_chunks(context, container, reader, options, mux=mux), mux=mux)
+    return LogStream(_chunks(container, source, reader, options, mux=mux), mux=mux)
 
 
 async def _chunks(
-    context: Context, container: Container, reader: LogReader, options: LogsOptions, *, mux: bool
+    container: Container, source: Source, reader: LogReader, options: LogsOptions, *, mux: bool
 ) -> AsyncIterator[bytes]:
     wanted = {
         name for name, is_wanted in (("stdout", options.stdout), ("stderr", options.stderr)) if is_wanted
@@ -79,7 +78,9 @@ async def _chunks(
     def encode(entry: Entry) -> bytes:
         line = entry.line
         if options.details:
-            pairs = ",".join(f"{key}={value}" for key, value in sorted((entry.attrs or {}).items()))
+            pairs = ",".join(
+                f"{key}={value}" for key, value in sorted((entry.attrs or source.details or {}).items())
+            )
             line = pairs.encode() + b" " + line
         if options.timestamps:
             line = _padded(entry.time_ns).encode() + b" " + line
@@ -95,10 +96,11 @@ async def _chunks(
                     return b"".join(pieces), False
         return b"".join(pieces), True
 
-    waker = _Waker(context.paths(container.id)["log"]) if options.follow else None
+    waker = _Waker(source.path) if options.follow else None
     try:
         while True:
-            has_ended = not container.state.is_running  # looked at before reading: what follows is complete
+            # Looked at before reading: what follows is complete.
+            has_ended = not container.state.is_running or _is_past(options.until_ns)
             entries = reader.entries()
             at_end = False
             while not at_end:
@@ -112,6 +114,10 @@ async def _chunks(
         if waker:
             waker.close()
         await asyncio.to_thread(reader.close)
+
+
+def _is_past(time_ns: int | None) -> bool:
+    return bool(time_ns) and time.time_ns() > (time_ns or 0)
 
 
 class _Waker:

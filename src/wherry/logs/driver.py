@@ -54,14 +54,18 @@ class LogDriver(Protocol):
     """The class itself."""
 
     readable: bool
-    """False: `docker logs` is refused, `reader` is never called."""
+    """False: `reader` is never called; `docker logs` reads a cache instead if the driver runs in a child."""
+    in_child: bool
+    """True for what talks to somebody: it runs in a child of the shim, which nobody waits for."""
+    file_name: str
+    """Of the log, below the container's directory; `{id}` is its ID. Empty if there is none."""
 
     def __call__(self, path: str, options: Mapping[str, str], attrs: Mapping[str, str]) -> LogWriter:
         """A writer. `attrs` are the details (labels, env, tag) that go with every entry."""
         ...
 
     def validate(self, options: Mapping[str, str]) -> None:
-        """Raise InvalidParameter for an option that is unknown or malformed."""
+        """Raise InvalidParameter for an option that is unknown or malformed. Options of options.py do not get here."""
         ...
 
     def reader(self, path: str, *, since_ns: int = 0, until_ns: int = 0, tail: int = -1) -> LogReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wherry.errors import InvalidParameter, Unsupported
+from wherry.errors import Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,14 +15,15 @@ class NoLog:
     """See driver.py."""
 
     readable = False
+    in_child = False
+    file_name = ""
 
     def __init__(self, path: str, options: Mapping[str, str], attrs: Mapping[str, str]) -> None:
         pass
 
     @staticmethod
     def validate(options: Mapping[str, str]) -> None:
-        for name in options:
-            raise InvalidParameter(f"unknown log opt '{name}' for none log driver")
+        pass
 
     @staticmethod
     def reader(path: str, *, since_ns: int = 0, until_ns: int = 0, tail: int = -1) -> LogReader:

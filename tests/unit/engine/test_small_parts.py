@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wherry.engine.events import BACKLOG, REPLAY, Events
-from wherry.engine.log_details import details_for, expand_tag
+from wherry.engine.log_details import details_for, expand_tag, tag_for
 from wherry.engine.names import check_name, suggest_name
 from wherry.engine.records import NEXT, ContainerState
 from wherry.engine.times import ago, parse_timestamp, rfc3339
@@ -73,13 +73,10 @@ def test_every_step_of_the_state_table_and_no_other() -> None:
 
 def test_log_details() -> None:
     options = {"labels": "a,none", "env-regex": "^P", "tag": "{{.Name}}/{{ .ID }}"}
-    found = details_for(
-        options,
-        labels={"a": "1", "b": "2"},
-        env=["PATH=/bin", "X=1"],
-        tag_fields={"Name": "web", "ID": "abc"},
-    )
-    assert found == {"a": "1", "PATH": "/bin", "tag": "web/abc"}
+    found = details_for(options, labels={"a": "1", "b": "2"}, env=["PATH=/bin", "X=1"])
+    assert found == {"a": "1", "PATH": "/bin"}
+    fields = {"Name": "web", "ID": "abc"}
+    assert (tag_for(options, "{{.ID}}", fields), tag_for({}, "{{.ID}}", fields)) == ("web/abc", "abc")
     for bad in ("{{.Nope}}", "{{if .Name}}x{{end}}"):
         with pytest.raises(InvalidParameter, match="invalid log tag"):
             expand_tag(bad, {"Name": "web"})

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from wherry.logs.json_file import JsonFile
-from wherry.logs.reading import JsonFileReader, parse
+from wherry.logs.json_records import parse
 
 S = 1_000_000_000
 
@@ -37,26 +37,26 @@ def numbered(first, last):
 def test_tail_counts_entries_from_the_end(path):
     put(writer_of(path), *numbered(0, 5))
     for count in range(8):
-        assert lines_of(JsonFileReader(path, tail=count)) == numbered(max(0, 5 - count), 5)
+        assert lines_of(JsonFile.reader(path, tail=count)) == numbered(max(0, 5 - count), 5)
 
 
 def test_tail_reaches_into_rotated_files(path):
     put(writer_of(path, max_size="1k", max_file="5"), *numbered(0, 60))
     assert os.path.exists(f"{path}.3")
     for count in (1, 7, 14, 15, 16, 30, 45):
-        assert lines_of(JsonFileReader(path, tail=count)) == numbered(60 - count, 60)
+        assert lines_of(JsonFile.reader(path, tail=count)) == numbered(60 - count, 60)
 
 
 def test_tail_of_a_large_file_is_exact(path):
     put(writer_of(path, max_size="-1"), b"".join(numbered(0, 30000)))
-    assert lines_of(JsonFileReader(path, tail=20000)) == numbered(10000, 30000)
+    assert lines_of(JsonFile.reader(path, tail=20000)) == numbered(10000, 30000)
 
 
 def test_since_and_until_include_their_ends(path):
     writer = writer_of(path)
     for n in range(6):
         put(writer, b"n%d\n" % n, at=n * S)
-    reader = JsonFileReader(path, since_ns=2 * S, until_ns=4 * S)
+    reader = JsonFile.reader(path, since_ns=2 * S, until_ns=4 * S)
     assert lines_of(reader) == numbered(2, 5)
     assert reader.done
 
@@ -67,13 +67,13 @@ def test_since_is_found_in_large_files(path, since):
     for n in range(30000):
         put(writer, b"n%d\n" % n, at=n * S)
     assert os.path.exists(f"{path}.1")
-    assert lines_of(JsonFileReader(path, since_ns=since * S)) == numbered(since, 30000)
+    assert lines_of(JsonFile.reader(path, since_ns=since * S)) == numbered(since, 30000)
 
 
 def test_following_gives_each_entry_once(path):
     writer = writer_of(path)
     put(writer, *numbered(0, 3))
-    reader = JsonFileReader(path, tail=1)
+    reader = JsonFile.reader(path, tail=1)
     assert lines_of(reader) == numbered(2, 3)
     assert lines_of(reader) == []
     put(writer, *numbered(3, 5))
@@ -83,14 +83,14 @@ def test_following_gives_each_entry_once(path):
 def test_following_from_now_on(path):
     writer = writer_of(path)
     put(writer, *numbered(0, 3))
-    reader = JsonFileReader(path, tail=0)
+    reader = JsonFile.reader(path, tail=0)
     assert lines_of(reader) == []
     put(writer, *numbered(3, 5))
     assert lines_of(reader) == numbered(3, 5)
 
 
 def test_following_begins_before_the_file_exists(path):
-    reader = JsonFileReader(path)
+    reader = JsonFile.reader(path)
     assert lines_of(reader) == []
     put(writer_of(path), *numbered(0, 2))
     assert lines_of(reader) == numbered(0, 2)
@@ -98,7 +98,7 @@ def test_following_begins_before_the_file_exists(path):
 
 def test_following_crosses_several_rotations(path):
     writer = writer_of(path, max_size="1k", max_file="9")
-    reader = JsonFileReader(path)
+    reader = JsonFile.reader(path)
     seen = []
     for start in range(0, 120, 40):
         put(writer, *numbered(start, start + 40))
@@ -108,7 +108,7 @@ def test_following_crosses_several_rotations(path):
 
 def test_following_survives_the_loss_of_its_file(path):
     writer = writer_of(path, max_size="1k")
-    reader = JsonFileReader(path)
+    reader = JsonFile.reader(path)
     seen = []
     for n in range(60):
         put(writer, b"n%d\n" % n)
@@ -124,7 +124,7 @@ def test_a_torn_last_line_is_not_there_yet(path):
         with open(path, "wb") as file:
             file.write(whole[:cut])
         for tail in (-1, 0, 1, 5):
-            reader = JsonFileReader(path, tail=tail)
+            reader = JsonFile.reader(path, tail=tail)
             first = lines_of(reader)
             with open(path, "ab") as file:
                 file.write(whole[cut:])
@@ -146,7 +146,7 @@ def test_a_torn_last_line_is_not_there_yet(path):
 def test_truncation_by_hand_starts_over(path):
     writer = writer_of(path)
     put(writer, *numbered(0, 9))
-    reader = JsonFileReader(path)
+    reader = JsonFile.reader(path)
     assert lines_of(reader) == numbered(0, 9)
     os.truncate(path, 0)
     put(writer, *numbered(9, 10))
