@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -31,8 +32,13 @@ def write(path, *chunks, options=None):
     return path.read_bytes()
 
 
+def entries_of(path, **options):
+    with contextlib.closing(Local.reader(str(path), **options)) as reader:
+        return list(reader.entries())
+
+
 def lines_of(path, **options):
-    return [entry.line for entry in Local.reader(str(path), **options).entries()]
+    return [entry.line for entry in entries_of(path, **options)]
 
 
 def numbered(first, last):
@@ -66,13 +72,13 @@ def test_writes_what_docker_writes_and_reads_it_back(tmp_path):
 def test_whatever_is_written_in_whatever_pieces_comes_back(tmp_path_factory, writes):
     path = tmp_path_factory.mktemp("local") / "log"
     write(path, *((stream, data, T) for stream, data in writes))
-    entries = list(Local.reader(str(path)).entries())
+    entries = entries_of(path)
     for stream in ("stdout", "stderr"):
         written = b"".join(data for name, data in writes if name == stream)
         assert b"".join(entry.line for entry in entries if entry.stream == stream) == written
     count = len(entries)
     for tail in {0, 1, count // 2, count, count + 1}:
-        assert list(Local.reader(str(path), tail=tail).entries()) == entries[max(0, count - tail) :]
+        assert entries_of(path, tail=tail) == entries[max(0, count - tail) :]
 
 
 def test_pieces_of_a_line_have_one_id_and_time_and_are_counted(tmp_path):
@@ -104,6 +110,7 @@ def test_a_record_that_is_not_whole_yet_is_waited_for(tmp_path):
     assert [entry.line for entry in reader.entries()] == [b"part\n", b"\n"]
     path.write_bytes(RECORDED)
     assert [entry.line for entry in reader.entries()] == [b"err\n"]
+    reader.close()
 
 
 def test_what_was_overwritten_is_passed_over():
