@@ -447,7 +447,7 @@ class Wherry(Engine):
         self.process.terminate()
         self.process.wait(30)
 
-    def crash_everything(self) -> None:
+    def crash_everything(self, *, wipe: bool = True) -> None:
         """What a power cut does: every process of this engine is gone at once, and so is what was in /run."""
         self.kill()
         for pid in self.processes():
@@ -458,6 +458,8 @@ class Wherry(Engine):
         deadline = time.monotonic() + 10
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.01)
+        if not wipe:
+            return
         shutil.rmtree(self.exec_root)
         os.makedirs(self.exec_root)
 

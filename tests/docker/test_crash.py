@@ -60,7 +60,7 @@ class Victim:
         self.is_spoilt = False
         self.passed: dict[str, str] = {}
         self.port = 20000 + os.getpid() % 500 * 2
-        for part in ("images", "containers", "networks", "volumes", "ports"):
+        for part in ("images", "containers", "networks", "volumes", "ports", "restarts"):
             path = f"{self.daemon.data_root}/passed.daemon.log"
             self.restart_with({"WHERRY_KILL_LIST": path})
             getattr(self, part)()
@@ -211,6 +211,35 @@ class Victim:
         assert not any(self.plugin.mounted.values()), "the plugin still has it mounted"
         self.until("volume", "rm", "kept", done="no such volume")
         assert self.docker("volume", "ls", "-q", "-f", "driver=local")[1] == ""
+
+    def restarts(self) -> None:
+        """A policy starts a container again so often and no more; others are stopped, waiting for that or running."""
+        run = ("run", "-d", "--name")
+        in_use = "is already in use by"
+        fails = (*run, "four", "--restart", "on-failure:2", "busybox", "false")
+        self.until(*fails, again=in_use, undo=("rm", "-f", "four"))
+        assert self.state("four", "exited").split() == ["exited", "1", "2"]
+        self.until("rm", "four", done="No such container")
+        waits = (*run, "five", "--restart", "unless-stopped", "busybox", "false")
+        self.until(*waits, again=in_use, undo=("rm", "-f", "five"))
+        self.state("five", "restarting")
+        runs = (*run, "six", "--restart", "unless-stopped", "--stop-timeout", "0", "busybox", "sleep", "300")
+        self.until(*runs, again=in_use, undo=("rm", "-f", "six"))
+        self.until("stop", "five", "six")
+        self.daemon.kill()
+        self.daemon.start()
+        for name in ("five", "six"):
+            assert self.state(name).startswith("exited"), f"{name} was stopped, and runs again"
+            self.until("rm", name, done="No such container")
+
+    def state(self, name: str, wanted: str = "") -> str:
+        """Status, exit code and number of restarts, once the status is the one that is `wanted`."""
+        deadline = time.monotonic() + 30
+        form = "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}"
+        while not (found := self.docker("inspect", "-f", form, name)[1]).startswith(wanted):
+            assert time.monotonic() < deadline, f"{name} is {found}, not {wanted}"
+            time.sleep(0.02)
+        return found
 
     def request(self, method: str, path: str, body: object) -> Answer:
         """One request; while it waits, a dead daemon is followed by the next, which may be the one that answers."""
@@ -396,6 +425,15 @@ def test_every_kill_point_is_passed(victim: Victim) -> None:
 def test_kill_at(victim: Victim, point: str) -> None:
     victim.restart_with({"WHERRY_KILL_AT": f"{point}:1"})
     getattr(victim, victim.passed[point])()
+    assert victim.deaths, f"{point} was not passed"
+    victim.is_clean()
+
+
+@pytest.mark.parametrize("point", ["start:started", "exit:network-released", "exit:state-written"])
+def test_kill_at_a_restart_by_policy(victim: Victim, point: str) -> None:
+    """The second time is in the first restart: it neither counts twice nor is forgotten."""
+    victim.restart_with({"WHERRY_KILL_AT": f"{point}:2"})
+    victim.restarts()
     assert victim.deaths, f"{point} was not passed"
     victim.is_clean()
 

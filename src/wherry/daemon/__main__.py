@@ -93,7 +93,11 @@ async def run(settings: DaemonSettings, argv: Sequence[str]) -> None:
         notify("STOPPING=1")
         for server in servers:
             server.close()
-        _log.info("Processing signal: containers go on running")
+        if engine.settings.live_restore:
+            _log.info("Processing signal: containers go on running")
+        else:
+            _log.info("Processing signal: stopping containers")
+            await engine.shut_down()
     except BaseException:
         await engine.launcher.leave(Exception)  # nothing was served: leave no process behind
         raise

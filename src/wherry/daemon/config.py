@@ -98,6 +98,7 @@ DIRECTIVES = (
     Directive("insecure-registry", "insecure-registries", "list", "Registries to use without verified TLS", "", "list"),
     Directive("ip", "ip", "str", "Where ports are published that name no address (default 0.0.0.0 and [::])", "", "ip"),
     Directive("label", "labels", "list", "Labels of the daemon, KEY=VALUE", "", "list"),
+    Directive("live-restore", "live-restore", "bool", "Containers outlive the daemon (default true)"),
     Directive("log-driver", "log-driver", "str", 'Log driver of containers that ask for none (default "json-file")', "", "string"),
     Directive("log-format", "log-format", "str", 'Format of the daemon\'s own log, "text" or "json" (default "text")', "", "string"),
     Directive("log-level", "log-level", "str", 'Level of the daemon\'s own log (default "info")', "l", "string"),
@@ -109,7 +110,7 @@ DIRECTIVES = (
     Directive("pidfile", "pidfile", "str", 'Path of the PID file (default "/run/wherry/wherryd.pid")', "p", "string"),
     Directive("registry-mirror", "registry-mirrors", "list", "Mirror to try first for docker.io", "", "list"),
     Directive("seccomp-profile", "seccomp-profile", "str", 'Seccomp profile: a file, "builtin" or "unconfined"', "", "string"),
-    Directive("shutdown-timeout", "shutdown-timeout", "int", "Accepted; containers outlive the daemon", "", "int"),
+    Directive("shutdown-timeout", "shutdown-timeout", "int", "Seconds for stopping containers without live restore (default 15)", "", "int"),
     Directive("storage-driver", "storage-driver", "str", "Storage driver, overlay2 or vfs (default: what works)", "s", "string"),
     Directive("tls", "tls", "bool", "Use TLS; implied by --tlsverify"),
     Directive("tlscacert", "tlscacert", "str", "Trust clients whose certificate this CA signed", "", "string"),
@@ -122,7 +123,6 @@ _BY_SHORT = {d.short: d for d in DIRECTIVES if d.short}
 _BY_KEY = {d.key: d for d in DIRECTIVES}
 
 MEANINGLESS: Mapping[str, str] = {
-    "live-restore": "containers always outlive the daemon",
     "userland-proxy": "there is no proxy process",
     "containerd": "the engine manages containers itself",
     "features": "there are no such switches",
@@ -485,7 +485,7 @@ def _settings(values: dict[str, Any], warnings: tuple[str, ...]) -> DaemonSettin
         "bip6": "bip6", "fixed-cidr": "fixed_cidr", "fixed-cidr-v6": "fixed_cidr_v6", "ipv6": "ipv6", "icc": "icc",
         "ip-masq": "ip_masq", "ip-forward": "ip_forward", "iptables": "iptables", "ip6tables": "ip6tables",
         "init": "init", "init-path": "init_path", "debug": "debug",
-        "shutdown-timeout": "shutdown_timeout",
+        "live-restore": "live_restore", "shutdown-timeout": "shutdown_timeout",
     }  # fmt: skip
     engine: dict[str, Any] = {
         str(field): values[key] for key, field in engine_fields.items() if key in values

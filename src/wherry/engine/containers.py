@@ -34,7 +34,7 @@ from wherry.engine.creation import (
     plan_container,
 )
 from wherry.engine.images import ImageUser
-from wherry.engine.lifecycle import Lifecycle
+from wherry.engine.lifecycle import Lifecycle, must_not_restart
 from wherry.engine.links import parse_link
 from wherry.engine.log_setup import check_log
 from wherry.engine.logs import LogsOptions, LogStream, open_logs
@@ -94,7 +94,9 @@ class Containers:
         )
         self.added = AddedMounts(context, self.mounts)
         self.stats = Stats(context, find=self.find, exists=self._by_id.__contains__)
-        self.lifecycle = Lifecycle(context, remove=self._remove_stopped, mounts=self.mounts)
+        self.lifecycle = Lifecycle(
+            context, remove=self._remove_stopped, mounts=self.mounts, find_running=self._joined_container
+        )
         context.naming.find = self._by_id.get
         context.naming.all = self.all
 
@@ -130,7 +132,7 @@ class Containers:
 
     def users_of(self, image_id: str) -> list[ImageUser]:
         return [
-            ImageUser(container.id, container.state.is_running)
+            ImageUser(container.id, container.state.is_active)
             for container in self._by_id.values()
             if container.record.image_id == image_id
         ]
@@ -280,8 +282,6 @@ class Containers:
         config = record.config
         if record.host.port_bindings and record.host.network_mode == "host":
             warnings.append("Published ports are discarded when using host network mode")  # Docker's text
-        if record.host.restart_policy.name != "no":
-            warnings.append(f"restart policy {record.host.restart_policy.name!r} is kept but not applied yet")
         if config.healthcheck is not UNSET and config.healthcheck.test not in (None, [], ["NONE"]):
             warnings.append("health checks are kept but not run yet")
         return warnings
@@ -297,7 +297,7 @@ class Containers:
         matches = views.container_filter(filters, find=self.find, ancestors=ancestors)
         shows_all = all or limit > 0 or bool(filters.get("status"))
         chosen = sorted(
-            (c for c in self._by_id.values() if (shows_all or c.state.is_running) and matches(c)),
+            (c for c in self._by_id.values() if (shows_all or c.state.is_active) and matches(c)),
             key=lambda c: c.record.created_ns,
             reverse=True,
         )
@@ -385,7 +385,7 @@ class Containers:
     # Living: each takes a reference and hands a container on
 
     async def start(self, reference: str, *, detach_keys: str | None = None) -> None:
-        await self.lifecycle.start(self.find(reference), self._joined_container)
+        await self.lifecycle.start(self.find(reference))
 
     async def stop(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
         await self.lifecycle.stop(self.find(reference), timeout_s=timeout_s, signal=signal)
@@ -394,7 +394,7 @@ class Containers:
         self, reference: str, *, timeout_s: int | None = None, signal: str | None = None
     ) -> None:
         container = self.find(reference)
-        await self.lifecycle.restart(container, self._joined_container, timeout_s=timeout_s, signal=signal)
+        await self.lifecycle.restart(container, timeout_s=timeout_s, signal=signal)
 
     async def kill(self, reference: str, *, signal: str | None = None) -> None:
         try:
@@ -432,9 +432,10 @@ class Containers:
                     setattr(host, field, value)
             if body.restart_policy.name:
                 check_restart_policy(body.restart_policy)
-                if host.auto_remove:
-                    raise InvalidParameter(
-                        "Restart policy cannot be updated because AutoRemove is enabled for the container"
+                if host.auto_remove and body.restart_policy.name != "no":
+                    raise Conflict(
+                        f"Cannot update container {container.id}: Restart policy cannot be updated because AutoRemove is"
+                        " enabled for the container"
                     )
                 host.restart_policy = body.restart_policy
             check_resources(host, self._context.facts)
@@ -460,7 +461,7 @@ class Containers:
             raise InvalidParameter(f'invalid condition: "{condition}"')
         container = self.find(reference)
         waiter = Waiter(chosen)
-        if chosen == "not-running" and not container.state.is_running:
+        if chosen == "not-running" and not container.state.is_active:
             waiter.settle(ContainerWaited(status_code=container.state.exit_code))
         else:
             container.waiters.append(waiter)
@@ -471,6 +472,7 @@ class Containers:
         container = self.find(reference)
         if container.state.status == "paused":
             raise Conflict(f"container {container.id} is paused, unpause the container before attach")
+        must_not_restart(container)
         check_detach_keys(options.detach_keys)
         if container.state.status in ("removing", "dead"):
             raise Conflict(f"container {container.id} is marked for removal")
@@ -556,13 +558,13 @@ class Containers:
         container = self.find(reference)
         if container.state.status == "removing":
             raise Conflict(f"removal of container {reference} is already in progress")
-        if container.state.is_running:
+        if container.state.is_active:
             if not force:
-                state = "running" if container.state.status == "running" else "paused"
+                state = container.state.status
                 advice = (
-                    "stop the container before removing or force remove"
-                    if state == "running"
-                    else "unpause and then stop the container before removing or force remove"
+                    "unpause and then stop the container before removing or force remove"
+                    if state == "paused"
+                    else "stop the container before removing or force remove"
                 )
                 raise Conflict(f'cannot remove container "{container.name}": container is {state}: {advice}')
             await self.lifecycle.kill_and_wait(container)
@@ -644,7 +646,7 @@ class Containers:
         for container in self.all():
             labels = container.record.config.labels or {}
             if (
-                container.state.is_running
+                container.state.is_active
                 or (until is not None and container.record.created_ns >= until)
                 or not views.label_matches(labels, filters.get("label", []))
                 or (filters.get("label!") and views.label_matches(labels, filters["label!"]))
@@ -680,6 +682,7 @@ class Containers:
             other = self.find(mode.partition(":")[2])
         except NotFound as exc:
             raise NotFound(f"joining network namespace of container: {exc}") from exc
+        must_not_restart(other)
         if not other.state.is_running:
             raise Conflict(
                 "cannot join network namespace of a non running container: "
@@ -688,6 +691,7 @@ class Containers:
         return other
 
     def _must_run(self, container: Container) -> None:
+        must_not_restart(container)
         if not container.state.is_running:
             raise Conflict(f"container {container.id} is not running")
 

@@ -401,17 +401,20 @@ def _check_mode(what: str, mode: str, plain: tuple[str, ...], *, joins: bool = T
 
 
 def check_restart_policy(policy: RestartPolicy) -> None:
-    if policy.name and policy.name not in _RESTART_POLICIES:
+    """Refuse what is no policy. Docker's texts."""
+    if not policy.name:
+        return  # clients of old send any count with it
+    if policy.name not in _RESTART_POLICIES:
         raise InvalidParameter(
             f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', 'on-failure', or "
             "'unless-stopped'"
         )
-    if policy.maximum_retry_count < 0:
+    count = policy.maximum_retry_count
+    if policy.name == "on-failure" and count < 0:
         raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
-    if policy.maximum_retry_count and policy.name != "on-failure":
-        raise InvalidParameter(
-            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
-        )
+    if policy.name != "on-failure" and count:
+        text = "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+        raise InvalidParameter(f"{text} and cannot be negative" if count < 0 else text)
 
 
 def check_resources(limits: Resources, facts: HostFacts) -> None:

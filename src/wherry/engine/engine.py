@@ -6,6 +6,7 @@ is ready. `await engine.close()` lets go; containers go on running.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import secrets
@@ -15,6 +16,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 import wherry
+from wherry.engine.boot import begin_boot
 from wherry.engine.connecting import Connecting
 from wherry.engine.containers import Containers
 from wherry.engine.context import Context
@@ -22,9 +24,10 @@ from wherry.engine.events import Events
 from wherry.engine.execs import Execs
 from wherry.engine.images import Images
 from wherry.engine.launching import Launching
+from wherry.engine.lifecycle import stop_timeout
 from wherry.engine.networks import NetworkDirectory
 from wherry.engine.ports import PortChanges
-from wherry.engine.restore import restore
+from wherry.engine.restore import restore, revive
 from wherry.engine.settings import RELOADABLE, EngineSettings
 from wherry.engine.system import System, host_facts
 from wherry.engine.volumes import VolumeDirectory
@@ -36,6 +39,9 @@ from wherry.registry.fetch import Registry
 from wherry.registry.resolve import Endpoints
 from wherry.store.store import Store
 from wherry.volumes.volumes import Volumes
+
+GRACE_S = 5
+"""What Docker adds to the longest stop timeout when its daemon ends."""
 
 
 class Engine:
@@ -80,6 +86,7 @@ class Engine:
             undo.callback(os.close, lock_root(settings.data_root, "data root"))
             if not os.path.samefile(settings.data_root, settings.exec_root):
                 undo.callback(os.close, lock_root(settings.exec_root, "exec root"))
+            begin_boot(settings.exec_root)
             store = await _open_store(settings)
             undo.push_async_callback(store.close)
             engine_id = await store.database.run(_engine_id)
@@ -123,7 +130,9 @@ class Engine:
             execs = Execs(context, containers)
             volume_directory = VolumeDirectory(context)
             system = System(context, containers, volume_directory, engine_id)
+            undo.callback(containers.lifecycle.restarts.close)
             await restore(context, containers, execs)
+            await revive(context, containers)
             return cls(
                 settings=settings,
                 context=context,
@@ -135,8 +144,25 @@ class Engine:
                 closing=undo.pop_all(),
             )
 
+    async def shut_down(self) -> None:
+        """Before `close`, where `live_restore` is off: stop every container, as Docker does. Those that have a restart
+        policy start again when the next engine is opened.
+
+        Each has its own stop timeout; the whole takes no longer than the settings' timeout, or than the longest of
+        those and five seconds.
+        """
+        self.containers.lifecycle.restarts.close()
+        active = [container for container in self.containers.all() if container.state.is_active]
+        timeouts = [stop_timeout(container) for container in active]
+        is_endless = self.settings.shutdown_timeout < 0 or any(each < 0 for each in timeouts)
+        limit_s = max(self.settings.shutdown_timeout, *(each + GRACE_S for each in timeouts), 0)
+        stopping = [asyncio.ensure_future(self.containers.lifecycle.shut_down(each)) for each in active]
+        if stopping:
+            await asyncio.wait(stopping, timeout=None if is_endless else limit_s)
+
     async def close(self) -> None:
         """Let go of everything. Containers go on, and the next engine finds them."""
+        self.containers.lifecycle.restarts.close()
         await self._context.settle()
         await self._closing.aclose()
 

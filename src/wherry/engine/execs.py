@@ -16,7 +16,7 @@ from wherry.engine import bundle
 from wherry.engine.attach import DETACH_KEYS, Attachment, check_detach_keys, frame, hang_up
 from wherry.engine.containers import Containers
 from wherry.engine.context import Context
-from wherry.engine.lifecycle import EXIT_CODES
+from wherry.engine.lifecycle import EXIT_CODES, must_not_restart
 from wherry.engine.records import Container, ContainerRecord
 from wherry.errors import Conflict, Internal, InvalidParameter, NotFound
 from wherry.model.execs import ExecCreate, ExecCreated, ExecInspect, ExecStart, ProcessConfig
@@ -278,6 +278,7 @@ async def _check_user(container: Container, name: str) -> None:
 def _must_run(container: Container) -> None:
     if container.state.status == "paused":
         raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
+    must_not_restart(container)
     if not container.state.is_running:
         raise Conflict(f"container {container.id} is not running")
 

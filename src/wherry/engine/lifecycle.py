@@ -24,9 +24,10 @@ from wherry.engine.context import Context
 from wherry.engine.creation import endpoint_requests, parse_signal, port_specs
 from wherry.engine.log_setup import log_target
 from wherry.engine.records import Container
+from wherry.engine.restarts import Restarts, next_delay, wants_restart
 from wherry.engine.settings import BUILT_IN_RUNTIME
 from wherry.engine.volume_mounts import ContainerMounts
-from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, WherryError
+from wherry.errors import Conflict, Internal, InvalidParameter, NotModified, Unavailable, WherryError
 from wherry.linux.killpoint import killpoint
 from wherry.model.containers import ContainerWaited
 from wherry.network.driver import Endpoint
@@ -44,52 +45,95 @@ FindRunning = Callable[[str], Container]
 
 
 class Lifecycle:
-    """The engine's hands on running containers. `remove` ends a stopped container whose lock is held."""
+    """The engine's hands on running containers. `remove` ends a stopped container whose lock is held; `find_running`
+    gives the container that a `container:` mode names."""
 
     def __init__(
-        self, context: Context, *, remove: Callable[[Container], Awaitable[None]], mounts: ContainerMounts
+        self,
+        context: Context,
+        *,
+        remove: Callable[[Container], Awaitable[None]],
+        mounts: ContainerMounts,
+        find_running: FindRunning,
     ) -> None:
         self._context = context
         self._remove = remove
         self._mounts = mounts
+        self._find_running = find_running
+        self.restarts = Restarts(context, self._start_again)
 
     # Starting
 
-    async def start(self, container: Container, find_running: FindRunning) -> None:
-        """The container runs when this returns. Raises NotModified when it does already."""
+    async def start(self, container: Container) -> None:
+        """The container runs when this returns. Raises NotModified when it does already, or is about to."""
         async with container.lock:
-            status = container.state.status
-            if status == "paused":
+            state = container.state
+            if state.status == "paused":
                 raise Conflict("cannot start a paused container, try unpause instead")
-            if status == "running":
+            if state.is_active:
                 raise NotModified(f"container {container.id} is already running")
-            if status in ("removing", "dead"):
+            if state.status in ("removing", "dead"):
                 raise Conflict("container is marked for removal and cannot be started")
-            await self._start(container, find_running)
+            state.restart_count, state.backoff_s = 0, 0.0
+            state.is_manually_stopped = container.is_to_end = False
+            state.error, state.exit_code, state.oom_killed = "", 0, False
+            try:
+                await self._start(container)
+            except _Failed as failed:
+                await self._start_failed(container, failed)
+                raise failed.error from failed.__cause__
 
-    async def _start(self, container: Container, find_running: FindRunning) -> None:
+    async def _start_again(self, container: Container) -> None:
+        """The restart of a container in `restarting` is due. One that fails is the last, as in Docker, unless the
+        reason is the engine's and not the container's: then it is tried again."""
+        async with container.lock:
+            state = container.state
+            if state.status != "restarting" or container.is_to_end:
+                return
+            killpoint("restart:due")
+            try:
+                await self._start(container)
+            except _Failed as failed:
+                _log.warning("container %s could not be started again: %s", container.id, failed.error)
+                if failed.is_passing:
+                    state.backoff_s = next_delay(state.backoff_s, 0)
+                    self.restarts.schedule(container)
+                else:
+                    state.error = str(failed.error)
+                    await self._end_restarts(container)
+
+    async def _end_restarts(self, container: Container) -> None:
+        """A container in `restarting`, whose lock is held, stays ended."""
+        self.restarts.cancel(container)
+        container.state.become("exited")
+        await self._context.save_state_if_possible(container)
+        killpoint("restart:called-off")
+        self._settle_waiters(container)
+
+    async def _start(self, container: Container) -> None:
         context, state = self._context, container.state
         container.begin_trace()
-        state.error, state.exit_code, state.oom_killed, state.is_manually_stopped = "", 0, False, False
         try:
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(context.networks.release, container.id)
                 undo.callback(context.naming.end, container)
-                shim = await self._prepare(container, find_running, undo)
+                shim = await self._prepare(container, undo)
                 state.pid = await self._launch(container, shim)
                 killpoint("start:started")
                 state.become("running")
-                state.started_ns, state.finished_ns = time.time_ns(), 0
+                state.started_ns = time.time_ns()
+                state.error, state.exit_code, state.oom_killed = "", 0, False
                 container.ended.clear()
                 container.shim = shim
                 undo.pop_all()
         except ShimError as exc:
-            await self._start_failed(container, _runtime_message(exc), EXIT_CODES.get(exc.kind, 128))
+            state.pid, state.endpoints = 0, {}
             refused = exc.kind in ("not-found", "permission", "invalid")
-            raise (InvalidParameter if refused else Internal)(state.error) from exc
+            error = (InvalidParameter if refused else Internal)(_runtime_message(exc))
+            raise _Failed(error, EXIT_CODES.get(exc.kind, 128)) from exc
         except (WherryError, OSError) as exc:
-            await self._start_failed(container, str(exc), 128)
-            raise
+            state.pid, state.endpoints = 0, {}
+            raise _Failed(exc, 128, is_passing=isinstance(exc, (ShimGone, Unavailable))) from exc
         if container.record.host.auto_remove:
             # Nothing is promised of it but that it goes: its client need not wait for the database.
             context.spawn(context.save_state_if_possible(container))
@@ -100,13 +144,13 @@ class Lifecycle:
         context.naming.tell_linked(container)
         context.events.emit("container", "start", container.id, container.event_attributes())
 
-    async def _prepare(self, container: Container, find_running: FindRunning, undo: AsyncExitStack) -> Shim:
+    async def _prepare(self, container: Container, undo: AsyncExitStack) -> Shim:
         """Network and bundle made, and a shim asked to make the container from them. Nothing is awaited of the shim."""
         context, record, state = self._context, container.record, container.state
         mode = record.host.network_mode
-        joined = self._joined(container, find_running)
+        joined = self._joined(container)
         if joined.network_of:  # one network, one name
-            other = find_running(mode).record.config
+            other = self._find_running(mode).record.config
             record.config.hostname, record.config.domainname = other.hostname, other.domainname
         directory = context.exec_dir(container.id)
         # An earlier run's records must not be taken for this one's.
@@ -187,8 +231,9 @@ class Lifecycle:
                 _log.warning("a client of container %s could not be handed over: %s", container.id, failure)
         return pid
 
-    def _joined(self, container: Container, find_running: FindRunning) -> bundle.Joined:
+    def _joined(self, container: Container) -> bundle.Joined:
         """The namespaces of other containers this one joins, as paths that stay good while those run."""
+        find_running = self._find_running
 
         def path(mode: str, namespace: str) -> str:
             if not mode.startswith("container:"):
@@ -246,10 +291,9 @@ class Lifecycle:
             file.write(msgspec.json.encode(spec))
         return compiled
 
-    async def _start_failed(self, container: Container, message: str, code: int) -> None:
+    async def _start_failed(self, container: Container, failed: _Failed) -> None:
         """Leave the container as it was, with the reason; nothing else of the attempt stays."""
-        state = container.state
-        state.error, state.exit_code, state.pid, state.endpoints = message, code, 0, {}
+        container.state.error, container.state.exit_code = str(failed.error), failed.code
         for early in container.early:
             hang_up(early.sock)
         container.early.clear()
@@ -320,7 +364,17 @@ class Lifecycle:
         async with container.lock:
             if not state.is_running:
                 return  # told twice: by the event, and by the record that a restart or a lost shim led to
-            state.become("exited")
+            lived_s = max(0, end.at_ns - state.started_ns) / 1e9
+            starts_again = not container.is_to_end and wants_restart(
+                container.record.host.restart_policy,
+                exit_code=end.code,
+                count=state.restart_count,
+                is_stopped=state.is_manually_stopped,
+            )
+            if starts_again:
+                state.restart_count += 1
+                state.backoff_s = next_delay(state.backoff_s, lived_s)
+            state.become("restarting" if starts_again else "exited")
             state.exit_code, state.finished_ns, state.error = end.code, end.at_ns, end.error
             state.oom_killed = state.oom_killed or end.oom_killed
             state.pid = 0
@@ -345,19 +399,24 @@ class Lifecycle:
             await self._mounts.unmount(container)
             killpoint("exit:unmounted")
             context.end_execs(container)
-            lived_s = max(0, state.finished_ns - state.started_ns) // 1_000_000_000
-            attributes = {"execDuration": str(lived_s), "exitCode": str(state.exit_code)}
+            attributes = {"execDuration": str(int(lived_s)), "exitCode": str(state.exit_code)}
             context.events.emit(
                 "container", "die", container.id, {**container.event_attributes(), **attributes}
             )
-            answer = ContainerWaited(status_code=state.exit_code)
-            for waiter in list(container.waiters):
-                if waiter.condition != "removed":
-                    waiter.settle(answer)
-                    container.waiters.remove(waiter)
+            self._settle_waiters(container)
             container.ended.set()
-            if auto_remove:
+            if starts_again:
+                self.restarts.schedule(container)
+            elif auto_remove and not container.is_coming_back:
                 await self._remove_itself(container)
+
+    def _settle_waiters(self, container: Container) -> None:
+        """Tell those who wait for the container's end, by a policy's restart or not."""
+        answer = ContainerWaited(status_code=container.state.exit_code)
+        for waiter in list(container.waiters):
+            if waiter.condition != "removed":
+                waiter.settle(answer)
+                container.waiters.remove(waiter)
 
     async def _remove_itself(self, container: Container) -> None:
         """`--rm`. What cannot be removed now is at the next start; whoever waits is told of the end all the same."""
@@ -380,54 +439,84 @@ class Lifecycle:
     async def stop(self, container: Container, *, timeout_s: int | None, signal: str | None) -> None:
         """The container has stopped, and its exit is recorded, when this returns."""
         number = parse_signal(signal) if signal else 0
-        if not container.state.is_running:
+        if not container.state.is_active:
             raise NotModified(f"container {container.id} is already stopped")
+        container.state.is_manually_stopped = True
         await self._stop(container, timeout_s=timeout_s, number=number)
         self._context.events.emit("container", "stop", container.id, container.event_attributes())
 
+    async def shut_down(self, container: Container) -> None:
+        """As `stop`, because the daemon ends: its policy starts it again with the next one."""
+        if container.state.is_active:
+            await self._stop(container, timeout_s=None, number=0)
+            self._context.events.emit("container", "stop", container.id, container.event_attributes())
+
     async def _stop(self, container: Container, *, timeout_s: int | None, number: int) -> None:
         config = container.record.config
-        container.state.is_manually_stopped = True
         if not number:
             number = parse_signal(config.stop_signal) if config.stop_signal else SIGTERM
-        if timeout_s is None:
-            timeout_s = config.stop_timeout if isinstance(config.stop_timeout, int) else STOP_TIMEOUT_S
+        await self._end_for_good(container)
         await self._signal(container, number)
         if container.state.status == "paused":
             await self._resume(container)
         try:
-            async with asyncio.timeout(None if timeout_s < 0 else timeout_s):
+            async with asyncio.timeout(None if (limit := stop_timeout(container, timeout_s)) < 0 else limit):
                 await container.ended.wait()
         except TimeoutError:
-            await self.kill_and_wait(container)
+            await self._kill_and_wait(container)
 
-    async def restart(
-        self, container: Container, find_running: FindRunning, *, timeout_s: int | None, signal: str | None
-    ) -> None:
+    async def _end_for_good(self, container: Container) -> None:
+        """Whatever its policy says, the container does not start again by itself after its end, which may have been."""
+        container.is_to_end = True
+        if container.state.status == "restarting":
+            async with container.lock:  # a start under way is waited for
+                if container.state.status == "restarting":
+                    await self._end_restarts(container)
+                    return
+        if container.record.host.restart_policy.name == "unless-stopped" and container.state.is_running:
+            await self._context.save_state_if_possible(container)  # it may end while there is no daemon
+            killpoint("stop:noted")
+
+    async def restart(self, container: Container, *, timeout_s: int | None, signal: str | None) -> None:
         number = parse_signal(signal) if signal else 0
-        if container.state.is_running:
-            await self._stop(container, timeout_s=timeout_s, number=number)
-            self._context.events.emit("container", "stop", container.id, container.event_attributes())
+        container.is_coming_back = True
         try:
-            await self.start(container, find_running)
+            if container.state.is_active:
+                await self._stop(container, timeout_s=timeout_s, number=number)
+                self._context.events.emit("container", "stop", container.id, container.event_attributes())
+        finally:
+            container.is_coming_back = False
+        try:
+            await self.start(container)
         except NotModified:
             pass
         self._context.events.emit("container", "restart", container.id, container.event_attributes())
 
     async def kill(self, container: Container, number: int) -> None:
-        """Send a signal to the container's first process. Docker's text when it does not run."""
-        if not container.state.is_running:
+        """Send a signal to the container's first process; its end is recorded when that was SIGKILL. Docker's text
+        when it does not run."""
+        if not container.state.is_active:
             raise Conflict(
                 f"cannot kill container: {container.name}: container {container.id} is not running"
             )
         container.state.is_manually_stopped = True
+        asked = container.record.config.stop_signal
+        if number == SIGKILL or not asked or parse_signal(asked) == number:
+            await self._end_for_good(
+                container
+            )  # Docker takes these, and no others, for the wish that it ends
         await self._signal(container, number)
-        if number == SIGKILL and container.state.status == "paused":
-            await self._resume(container)
+        if number == SIGKILL:
+            await self._kill_and_wait(container, is_sent=True)
 
     async def kill_and_wait(self, container: Container) -> None:
+        await self._end_for_good(container)
+        await self._kill_and_wait(container)
+
+    async def _kill_and_wait(self, container: Container, *, is_sent: bool = False) -> None:
         if container.state.is_running:
-            await self._signal(container, SIGKILL)
+            if not is_sent:
+                await self._signal(container, SIGKILL)
             if container.state.status == "paused":
                 await self._resume(container)
         await container.ended.wait()
@@ -450,6 +539,7 @@ class Lifecycle:
 
     async def pause(self, container: Container) -> None:
         async with container.lock:
+            must_not_restart(container)
             if not container.state.is_running:
                 raise Conflict(f"container {container.id} is not running")
             if container.state.status == "paused":
@@ -477,6 +567,28 @@ class Lifecycle:
         """Write new limits into the running container's cgroup."""
         cgroup = cgroup_for(bundle.cgroup_path(container.record, self._context.settings))
         await asyncio.to_thread(cgroup.update, resources)
+
+
+class _Failed(Exception):
+    """A start came to nothing, and nothing of it stays. `code`: what Docker gives as the exit code."""
+
+    def __init__(self, error: WherryError | OSError, code: int, *, is_passing: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.code = code
+        self.is_passing = is_passing
+
+
+def must_not_restart(container: Container) -> None:
+    """Raise Docker's Conflict for what needs a process, while the container waits for its restart."""
+    if container.state.status == "restarting":
+        raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+
+
+def stop_timeout(container: Container, asked_s: int | None = None) -> int:
+    """Seconds between the signal that asks and the one that does not; negative: for ever."""
+    own = container.record.config.stop_timeout
+    return asked_s if asked_s is not None else own if isinstance(own, int) else STOP_TIMEOUT_S
 
 
 async def send_away(shim: Shim) -> None:

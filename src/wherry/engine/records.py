@@ -1,13 +1,8 @@
 """A container as it is kept: what was asked for (`ContainerRecord`), what became of it (`ContainerState`), and both
 together with what only a running engine has (`Container`).
 
-The life of a container, as a table: from each state, what may come next. Everything that changes a state goes
-through `ContainerState.become`, so a step that is not in the table cannot happen.
-
-    created ──start──▶ running ◀──unpause── paused          removing ──▶ (gone)
-       │                  │   ──pause────▶                  from created, exited and dead
-       └─(start failed:   └──exit──▶ exited ──start──▶ running
-          stays created)                                    dead: what removal could not finish
+Everything that changes a container's status goes through `ContainerState.become`, so that a step that is not in the
+table of states.py cannot happen.
 """
 
 from __future__ import annotations
@@ -19,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from wherry.engine.states import Status, may_follow
 from wherry.errors import Internal
 from wherry.model.containers import ContainerConfig, ContainerWaited, EndpointSettings, HostConfig
 from wherry.network.driver import Endpoint
@@ -29,17 +25,6 @@ if TYPE_CHECKING:
     from wherry.engine.execs import Exec
     from wherry.engine.stats import Meter
     from wherry.shim.client import Shim
-
-Status = Literal["created", "running", "paused", "exited", "removing", "dead"]
-
-NEXT: dict[Status, tuple[Status, ...]] = {
-    "created": ("running", "created", "removing", "dead"),
-    "running": ("paused", "exited"),
-    "paused": ("running", "exited"),
-    "exited": ("running", "exited", "removing", "dead"),
-    "removing": ("dead", "exited", "created"),
-    "dead": ("removing",),
-}
 
 
 def encode_row(value: ContainerRecord | ContainerState) -> bytes:
@@ -97,6 +82,23 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     platform: str = "linux"
 
 
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """One probe of a container's health. `code` is -1 where it did not come to an end of its own."""
+
+    start_ns: int
+    end_ns: int
+    code: int
+    output: str
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What the probes said; `log` has the last five."""
+
+    status: Literal["starting", "healthy", "unhealthy"] = "starting"
+    failing_streak: int = 0
+    log: tuple[Probed, ...] = ()
+
+
 class ContainerState(msgspec.Struct, kw_only=True):
     """What became of it. Written at every step that a client is told of."""
 
@@ -108,17 +110,25 @@ class ContainerState(msgspec.Struct, kw_only=True):
     started_ns: int = 0
     finished_ns: int = 0
     restart_count: int = 0
+    backoff_s: float = 0.0  # what the last restart by policy waited; 0 begins a series
     is_manually_stopped: bool = False
+    health: Health | None = None  # None: nothing is probed
     ports: tuple[Publication, ...] = ()  # published now
     endpoints: dict[str, Endpoint] = {}  # by network name, as in the record; empty while it does not run
 
     @property
     def is_running(self) -> bool:
+        """There is a process."""
         return self.status in ("running", "paused")
 
+    @property
+    def is_active(self) -> bool:
+        """There is a process, or will be again without anybody's doing. What Docker calls running."""
+        return self.is_running or self.status == "restarting"
+
     def become(self, status: Status) -> None:
-        """Take one step of the table above."""
-        if status not in NEXT[self.status]:
+        """Take one step of the table in states.py."""
+        if not may_follow(self.status, status):
             raise Internal(f"a container cannot go from {self.status} to {status}")
         self.status = status
 
@@ -154,6 +164,8 @@ class Container:
         self.ended = asyncio.Event()  # set while no process runs and the exit is recorded
         if not self.state.is_running:
             self.ended.set()
+        self.is_to_end = False  # somebody asked for its end: no policy holds until the next start by hand
+        self.is_coming_back = False  # `docker restart` is at it: --rm does not take it away in between
         self.trace: list[tuple[str, float]] = []  # (step, ms since the start request)
         self._trace_start = 0.0
 

@@ -22,16 +22,19 @@ from wherry.engine.containers import CONDITIONS, Containers
 from wherry.engine.context import Context
 from wherry.engine.execs import Execs
 from wherry.engine.lifecycle import send_away
-from wherry.engine.records import Container, ContainerRecord, ContainerState, Status, Waiter
+from wherry.engine.records import Container, ContainerRecord, ContainerState, Waiter
+from wherry.engine.restarts import revives
+from wherry.engine.states import Status
 from wherry.engine.volume_mounts import snapshots_of, volumes_of
 from wherry.errors import WherryError
 from wherry.oci.digest import ChainID
 from wherry.runtime.cgroups.driver import cgroup_for
-from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury
+from wherry.shim.client import Exit, Shim, ShimError, ShimGone, bury, find_exit
 
 _log = logging.getLogger(__name__)
 
 STRANGER_TIMEOUT_S = 5
+REVIVAL_S = 5.0
 LOST = 255
 """The exit code of a container whose end nobody saw, as Docker gives it."""
 
@@ -72,6 +75,33 @@ async def restore(context: Context, containers: Containers, execs: Execs) -> Non
             await containers.lifecycle.remove_ended(container)
 
 
+async def revive(context: Context, containers: Containers) -> None:
+    """After `restore`: start what restart policies want, and wait a moment for it, so that clients who come now find it
+    running. What takes longer goes on."""
+    lifecycle = containers.lifecycle
+    if not context.settings.live_restore:  # an earlier daemon was killed before it could stop them
+        running = [container for container in containers.all() if container.state.is_running]
+        await asyncio.gather(*(lifecycle.shut_down(container) for container in running))
+    chosen: list[Container] = []
+    for container in containers.all():
+        container.is_to_end = False
+        state = container.state
+        if revives(container.record.host.restart_policy, state):
+            state.restart_count, state.backoff_s = 0, 0.0
+            state.become("restarting")
+        if state.status == "restarting":
+            chosen.append(container)
+    lifecycle.restarts.open()
+    if chosen:
+        work = asyncio.ensure_future(lifecycle.restarts.start_all(chosen, containers.all()))
+        context.spawn(_finish(work))
+        await asyncio.wait([work], timeout=REVIVAL_S)
+
+
+async def _finish(work: asyncio.Future[None]) -> None:
+    await work
+
+
 def _rows(connection: sqlite3.Connection) -> list[tuple[bytes, bytes]]:
     return [(row[0], row[1]) for row in connection.execute("SELECT config, state FROM container")]
 
@@ -99,7 +129,7 @@ async def _reconnect(context: Context, containers: Containers, execs: Execs, con
     execs.restore(container, status["execs"])
     container.shim = shim
     if status["status"] == "stopped":
-        if state.status == "exited" and state.finished_ns >= int(status["exit"]["at_ns"]):
+        if not state.is_running and state.finished_ns >= int(status["exit"]["at_ns"]):
             container.shim = None
             await _kill_and_send_away(shim)  # known already
             return False
@@ -124,7 +154,7 @@ def _mark_running(container: Container, status: Status) -> None:
     state = container.state
     if not state.is_running or not state.started_ns:
         state.started_ns = time.time_ns()
-    state.status, state.finished_ns = status, 0
+    state.status = status
     container.ended.clear()
 
 
@@ -141,15 +171,22 @@ async def _note_end(context: Context, containers: Containers, container: Contain
     state = container.state
     if state.status == "removing":
         state.status = "exited"
-    if not state.is_running:
+    if state.status == "restarting":
+        end = find_exit(directory)
+        if end is None or end.at_ns <= state.finished_ns:
+            return
+        _mark_running(container, "running")  # the restart was made, and not written down
+    elif not state.is_running:
         return
-    if os.path.isdir(directory):
+    elif os.path.isdir(directory):
         end = await bury(directory, "the container's shim died while there was no daemon")
     else:  # the machine was started anew, or somebody emptied the exec root
         await asyncio.to_thread(_clear_cgroup, bundle.cgroup_path(container.record, context.settings))
         end = Exit(code=LOST, signal=0, oom_killed=False, at_ns=time.time_ns(), error="")
     container.ended.clear()
     await containers.lifecycle.exited(container, end)
+    if end.code == LOST:
+        state.restart_count, state.backoff_s = 0, 0.0  # another boot, another series
 
 
 def _clear_cgroup(path: str) -> None:

@@ -57,12 +57,13 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
         str, ...
     ] = ()  # what `--add-host NAME:host-gateway` means; empty: the default network's
     debug: bool = False
-    shutdown_timeout: int = 15  # seconds
+    live_restore: bool = True  # containers outlive the daemon; False: as Docker without `live-restore`
+    shutdown_timeout: int = 15  # seconds for stopping containers where they do not; negative: no limit
 
 
 RELOADABLE = (
     "debug", "labels", "registry_mirrors", "insecure_registries", "default_runtime", "runtimes", "log_driver", "log_opts",
-    "max_concurrent_downloads", "shutdown_timeout", "default_shm_size",
+    "max_concurrent_downloads", "live_restore", "shutdown_timeout", "default_shm_size",
 )  # fmt: skip
 """What a running engine takes over: `Engine.reload`. Docker's list, and the log driver of new containers."""
 

@@ -204,7 +204,7 @@ class System:
             runtimes=runtimes,
             default_runtime=settings.default_runtime,
             swarm=Swarm(),
-            live_restore_enabled=True,
+            live_restore_enabled=self._context.settings.live_restore,
             isolation="",
             init_binary=settings.init_path or "docker-init",
             containerd_commit=Commit(id=""),

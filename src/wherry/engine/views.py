@@ -39,6 +39,8 @@ def status_text(container: Container, now_ns: int) -> str:
     if state.status in ("running", "paused"):
         up = f"Up {ago((now_ns - state.started_ns) / 1e9)}"
         return f"{up} (Paused)" if state.status == "paused" else up
+    if state.status == "restarting":
+        return f"Restarting ({state.exit_code}) {ago((now_ns - state.finished_ns) / 1e9)} ago"
     if state.status == "removing":
         return "Removal In Progress"
     if state.status == "dead":
@@ -134,9 +136,9 @@ def inspect(
         args=list(record.args),
         state=State(
             status=state.status,
-            running=state.is_running,
+            running=state.is_active,
             paused=state.status == "paused",
-            restarting=False,
+            restarting=state.status == "restarting",
             oom_killed=state.oom_killed,
             dead=state.status == "dead",
             pid=state.pid if state.is_running else 0,
@@ -290,7 +292,7 @@ def container_filter(
             (filters.get("id") and not any(record.id.startswith(text) for text in filters["id"]))
             or (names and not any(n.search(record.name) or n.search("/" + record.name) for n in names))
             or (filters.get("status") and state.status not in filters["status"])
-            or (exits and (state.is_running or state.exit_code not in exits or state.started_ns == 0))
+            or (exits and (state.is_active or state.exit_code not in exits or state.started_ns == 0))
             or (filters.get("label") and not label_matches(record.config.labels or {}, filters["label"]))
             or (filters.get("ancestor") and record.image_id not in ancestors)
             or (before and not all(record.created_ns < ns for ns in before))
