@@ -375,8 +375,8 @@ def test_when_a_daemon_starts(other: Callable[..., Wherry]) -> None:
 def test_after_a_reboot(other: Callable[..., Wherry], is_wiped: bool) -> None:
     """Every process is gone; so is the exec root, or it is another boot's."""
     daemon = other()
-    boxes(daemon)
     daemon.docker("run", "-d", "--name", "gone", "--rm", "busybox", "sleep", "1000").ok()
+    boxes(daemon)
     daemon.crash_everything(wipe=is_wiped)
     if not is_wiped:
         with open(f"{daemon.exec_root}/boot-id", "w") as file:

@@ -77,7 +77,7 @@ class System:
             "default-shm-size": str(settings.default_shm_size),
             "insecure-registries": _json(settings.insecure_registries),
             "labels": _json(settings.labels),
-            "live-restore": "true",
+            "live-restore": _word(settings.live_restore),
             "log-driver": settings.log_driver,
             "log-opts": _json(settings.log_opts),
             "max-concurrent-downloads": str(settings.max_concurrent_downloads),

@@ -80,12 +80,13 @@ def test_bad_network_settings_name_themselves(flags: list[str], what: str) -> No
 def test_the_file_sets_the_same(tmp_path: object) -> None:
     text = (
         '{"debug": true, "registry-mirrors": ["https://m"], "runtimes": {"y": {"path": "/y", "runtimeArgs": ["-z"]}},'
-        ' "log-opts": {"tag": "x"}, "default-shm-size": "8m", "live-restore": true}'
+        ' "log-opts": {"tag": "x"}, "default-shm-size": "8m", "live-restore": false, "raw-logs": true}'
     )
     settings, _ = load(["--config-file", config_file(tmp_path, text)])
     assert settings.engine.registry_mirrors == ("https://m",) and settings.log_level == "debug"
     assert settings.engine.runtimes["y"].args == ("-z",) and settings.engine.default_shm_size == 8 << 20
-    assert len(settings.warnings) == 1 and "live-restore" in settings.warnings[0]
+    assert not settings.engine.live_restore
+    assert len(settings.warnings) == 1 and "raw-logs" in settings.warnings[0]
 
 
 @pytest.mark.parametrize(
