@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from wherry.engine.events import BACKLOG, REPLAY, Events
 from wherry.engine.log_details import details_for, expand_tag, tag_for
 from wherry.engine.names import check_name, suggest_name
-from wherry.engine.records import NEXT, ContainerState
 from wherry.engine.times import ago, parse_timestamp, rfc3339
-from wherry.errors import Internal, InvalidParameter
+from wherry.errors import InvalidParameter
 from wherry.model.events import Event
 
 
@@ -57,18 +56,6 @@ def test_names() -> None:
             check_name(bad)
     for attempt in range(20):
         check_name(suggest_name(attempt))
-
-
-def test_every_step_of_the_state_table_and_no_other() -> None:
-    for status, following in NEXT.items():
-        for wanted in NEXT:
-            state = ContainerState(status=status)
-            if wanted in following:
-                state.become(wanted)
-                assert state.status == wanted
-            else:
-                with pytest.raises(Internal):
-                    state.become(wanted)
 
 
 def test_log_details() -> None:
