@@ -166,6 +166,7 @@ class Client:
         method: str,
         path: str,
         body: object = None,
+        /,
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
@@ -181,7 +182,7 @@ class Client:
             connection.close()
 
     def stream(
-        self, method: str, path: str, body: object = None, **query: object
+        self, method: str, path: str, body: object = None, /, **query: object
     ) -> http.client.HTTPResponse:
         """One request whose body is read by the test, as it comes."""
         connection = UnixConnection(self.socket_path, TIMEOUT_S)

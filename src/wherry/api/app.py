@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from aiohttp import web
 
-from wherry.api import containers, errors, execs, images, networks, swarm, system, versions, volumes
+from wherry.api import containers, errors, execs, files, images, networks, swarm, system, versions, volumes
 from wherry.api.call import Call
 from wherry.api.contract import Engine
 from wherry.api.framing import MAX_FIELDS
@@ -165,6 +165,7 @@ def build_app(engine: Engine, settings: ApiSettings) -> Api:
     """All routes over `engine`. Needs a running event loop."""
     tables = (
         system.ROUTES,
+        files.ROUTES,
         containers.ROUTES,
         execs.ROUTES,
         images.ROUTES,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from wherry.engine.attach import AttachOptions
 from wherry.engine.logs import LogsOptions
+from wherry.files.client import PathStat
 from wherry.model.containers import (
     ContainerCreate,
     ContainerCreated,
@@ -122,6 +124,25 @@ class Execs(Protocol):
     async def inspect(self, exec_id: str, /) -> ExecInspect: ...
 
 
+class Files(Protocol):
+    async def stat(self, reference: str, path: str, /) -> PathStat: ...
+    def archive(
+        self, reference: str, path: str, /
+    ) -> AbstractAsyncContextManager[tuple[PathStat, AsyncIterator[bytes]]]: ...
+    async def extract(
+        self,
+        reference: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        /,
+        *,
+        merge_only: bool,
+        owner: str,
+    ) -> None: ...
+    async def changes(self, reference: str, /) -> list[tuple[int, str]]: ...
+    def export(self, reference: str, /) -> AsyncIterator[bytes]: ...
+
+
 class Images(Protocol):
     async def list(
         self, *, all: bool, filters: Filters, shared_size: bool, digests: bool, manifests: bool
@@ -198,6 +219,8 @@ class Engine(Protocol):
     def containers(self) -> Containers: ...
     @property
     def execs(self) -> Execs: ...
+    @property
+    def files(self) -> Files: ...
     @property
     def images(self) -> Images: ...
     @property

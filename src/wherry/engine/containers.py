@@ -599,6 +599,7 @@ class Containers:
         The row goes first: it is what a restart believes; files without a row are deleted at the next start.
         """
         context = self._context
+        await context.free_files(container, at_once=True)
         container.state.become("removing")
         record, container_id, snapshots = container.record, container.id, snapshots_of(container.record)
         going = self.mounts.going_with(record) if volumes or record.host.auto_remove else []

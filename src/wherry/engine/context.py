@@ -10,7 +10,7 @@ import platform
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Protocol
 
 from wherry.engine import bundle, confinement
 from wherry.engine.creation import HostFacts, ImageDefaults
@@ -35,6 +35,16 @@ _log = logging.getLogger(__name__)
 
 SAVE_RETRY_S, SAVE_ATTEMPTS = 2.0, 1800
 SETTLE_S = 3.0
+
+
+class FreeFiles(Protocol):
+    """See `Files.free`."""
+
+    async def __call__(self, container: Container, /, *, at_once: bool) -> None: ...
+
+
+async def _nothing_to_free(container: Container, /, *, at_once: bool) -> None:
+    """Until `Files` is there."""
 
 
 class Context:
@@ -65,6 +75,7 @@ class Context:
         self.exec_ended: Callable[[Container, str, object], None] = lambda _c, _e, _code: None
         self.end_execs: Callable[[Container], None] = lambda _c: None
         self.forget_execs: Callable[[Container], None] = lambda _c: None
+        self.free_files: FreeFiles = _nothing_to_free
         self._tasks: set[asyncio.Task[None]] = set()
         self._filters: dict[str, str] = {}
 

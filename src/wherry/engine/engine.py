@@ -22,6 +22,7 @@ from wherry.engine.containers import Containers
 from wherry.engine.context import Context
 from wherry.engine.events import Events
 from wherry.engine.execs import Execs
+from wherry.engine.files import Files
 from wherry.engine.images import Images
 from wherry.engine.launching import Launching
 from wherry.engine.lifecycle import stop_timeout
@@ -54,6 +55,7 @@ class Engine:
         context: Context,
         containers: Containers,
         execs: Execs,
+        files: Files,
         system: System,
         volumes: VolumeDirectory,
         registry: Registry,
@@ -62,6 +64,7 @@ class Engine:
         self.settings = settings
         self.containers = containers
         self.execs = execs
+        self.files = files
         self.images = context.images
         self.ports = PortChanges(context, containers.find)
         self.networks = NetworkDirectory(
@@ -128,6 +131,8 @@ class Engine:
             containers = Containers(context)
             services.append(containers)
             execs = Execs(context, containers)
+            files = Files(context, containers.find, containers.mounts)
+            undo.push_async_callback(files.close)
             volume_directory = VolumeDirectory(context)
             system = System(context, containers, volume_directory, engine_id)
             undo.callback(containers.lifecycle.restarts.close)
@@ -138,6 +143,7 @@ class Engine:
                 context=context,
                 containers=containers,
                 execs=execs,
+                files=files,
                 system=system,
                 volumes=volume_directory,
                 registry=registry,

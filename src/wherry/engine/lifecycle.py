@@ -112,6 +112,7 @@ class Lifecycle:
 
     async def _start(self, container: Container) -> None:
         context, state = self._context, container.state
+        await context.free_files(container, at_once=False)
         container.begin_trace()
         try:
             async with AsyncExitStack() as undo:

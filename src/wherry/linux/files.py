@@ -27,6 +27,10 @@ _SYMLINKS = 40  # as the kernel's own limit (MAXSYMLINKS)
 
 _openat2 = system_call("openat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
 _fstatfs = function("fstatfs", ctypes.c_int, ctypes.c_char_p)
+_statx = function("statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
+_AT_EMPTY_PATH = 0x1000
+_STATX_MNT_ID = 0x1000
+_MNT_ID_OFFSET = 144  # of stx_mnt_id in struct statx
 
 
 def open_below(
@@ -80,6 +84,13 @@ def filesystem_type(descriptor: int) -> int:
     buffer = ctypes.create_string_buffer(256)
     check("fstatfs", _fstatfs(descriptor, buffer))
     return struct.unpack_from("=q", buffer)[0]
+
+
+def mount_id(descriptor: int) -> int:
+    """The number of the mount that the descriptor was reached through."""
+    buffer = ctypes.create_string_buffer(256)
+    check("statx", _statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_MNT_ID, buffer))
+    return struct.unpack_from("=Q", buffer, _MNT_ID_OFFSET)[0]
 
 
 def is_device(descriptor: int, major: int, minor: int) -> bool:

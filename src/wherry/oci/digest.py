@@ -38,8 +38,10 @@ def chain_ids(diff_ids: Sequence[DiffID]) -> list[ChainID]:
     """
     chains: list[ChainID] = []
     for diff_id in diff_ids:
-        if not chains:
-            chains.append(ChainID(diff_id))
-        else:
-            chains.append(ChainID(digest_of(f"{chains[-1]} {diff_id}".encode())))
+        chains.append(chain_on(chains[-1] if chains else None, diff_id))
     return chains
+
+
+def chain_on(parent: ChainID | None, diff_id: DiffID) -> ChainID:
+    """The chainID of `diff_id` on top of `parent`."""
+    return ChainID(diff_id) if parent is None else ChainID(digest_of(f"{parent} {diff_id}".encode()))

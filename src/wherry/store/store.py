@@ -15,14 +15,14 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
 from wherry import plugins
 from wherry.errors import Internal, InvalidParameter
 from wherry.linux.killpoint import killpoint
-from wherry.oci.digest import ChainID, DiffID, Digest, chain_ids, digest_of
+from wherry.oci.digest import ChainID, DiffID, Digest, chain_ids, chain_on, digest_of
 from wherry.oci.image import (
     OCI_MANIFEST,
     Descriptor,
@@ -39,7 +39,9 @@ from wherry.store.compression import decompressed
 from wherry.store.database import Database
 from wherry.store.images import Image, ImageLayer, Images, Tag, delete_image, write_image, write_tag
 from wherry.store.locks import KeyedLocks
-from wherry.store.snapshots.driver import SnapshotDriver, Stop
+from wherry.store.snapshots.driver import AbsorbedLayer, SnapshotDriver, Stop
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _UNPACKING: Final = 2  # layers at once; each takes two threads
@@ -166,7 +168,7 @@ class Store:
         Raises InvalidParameter where the bytes are not `diff_id` or no proper tar; nothing is left then.
         Cancellation stops the unpacking and removes what was made.
         """
-        chain_id = _chain(parent, diff_id)
+        chain_id = chain_on(parent, diff_id)
         await lease.hold(chain_id, *(() if parent is None else (parent,)))
         async with self._commits.lock(chain_id):
             if not await asyncio.to_thread(self.driver.has_layer, chain_id):
@@ -174,6 +176,28 @@ class Store:
                     self._has_unsynced = True
                     await self._unpack(chain_id, parent, diff_id, source, _Either(stop))
         return chain_id
+
+    async def absorb_layer(
+        self, parent: ChainID | None, tar: BinaryIO, lease: Lease, *, stop: Stop | None = None
+    ) -> AbsorbedLayer:
+        """Make a layer of the uncompressed `tar`, whatever its diffID turns out to be; held by `lease`.
+
+        Raises InvalidParameter where it is no proper tar; nothing is left then. Cancelled: as `commit_layer`.
+        """
+        loop = asyncio.get_running_loop()
+        if parent is not None:
+            await lease.hold(parent)
+        stopping = _Either(stop)
+
+        def hold(chain_id: ChainID) -> None:
+            asyncio.run_coroutine_threadsafe(lease.hold(chain_id), loop).result()
+
+        async with self._unpacking:
+            self._has_unsynced = True
+            running = loop.run_in_executor(
+                None, lambda: self.driver.absorb_layer(parent, tar, hold=hold, stop=stopping)
+            )
+            return await _given_up_with(running, stopping)
 
     async def commit_image(
         self,
@@ -328,15 +352,7 @@ class Store:
             with decompressed(source.open()) as tar:
                 self.driver.commit_layer(chain_id, parent, diff_id, tar, stop=stop)
 
-        running = asyncio.get_running_loop().run_in_executor(None, work)
-        try:
-            await asyncio.shield(running)
-        except asyncio.CancelledError:
-            stop.set()
-            await asyncio.wait([running])  # short: it looks at `stop` between any two blocks
-            if not running.cancelled():
-                running.exception()  # it was told to fail
-            raise
+        await _given_up_with(asyncio.get_running_loop().run_in_executor(None, work), stop)
 
     async def _finish_postponed(self) -> None:
         while self._tasks:
@@ -417,6 +433,18 @@ class _Either:
         return self._own or (self._other is not None and self._other.is_set())
 
 
+async def _given_up_with(running: asyncio.Future[T], stop: _Either) -> T:
+    """What a thread made. When we are cancelled, it is told to stop, and waited for."""
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([running])  # short: it looks at `stop` between any two blocks
+        if not running.cancelled():
+            running.exception()  # it was told to fail
+        raise
+
+
 def _prepare(data_root: str, blobs: Blobs, driver: SnapshotDriver) -> None:
     os.makedirs(data_root, mode=0o710, exist_ok=True)
     driver.probe()
@@ -430,10 +458,6 @@ def _record(
     write_image(connection, driver, image, sizes)
     for tag in tags:
         write_tag(connection, driver, tag.reference, image.id, tag.digest)
-
-
-def _chain(parent: ChainID | None, diff_id: DiffID) -> ChainID:
-    return chain_ids([DiffID(parent), diff_id])[-1] if parent is not None else ChainID(diff_id)
 
 
 def _check_manifest(manifest: bytes, media_type: str | None, image_id: Digest, layers: int) -> str:

@@ -149,11 +149,19 @@ def remove_tree(path: str) -> None:
     What lies deeper than any stack or path is brought up to the top first, level by level.
     """
     try:
-        top = os.open(path, _DIRECTORY)
+        remove_at(None, path)
     except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        os.unlink(path)
+        pass
+
+
+def remove_at(directory: int | None, name: str) -> None:
+    """As `remove_tree`, of what the open `directory` has under `name`. Raises FileNotFoundError."""
+    try:
+        top = os.open(name, _DIRECTORY, dir_fd=directory)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        os.unlink(name, dir_fd=directory)
         return
     try:
         _empty(top, top, 0)
@@ -162,7 +170,7 @@ def remove_tree(path: str) -> None:
             _empty(top, top, 0)
     finally:
         os.close(top)
-    os.rmdir(path)
+    os.rmdir(name, dir_fd=directory)
 
 
 def _empty(directory: int, top: int, depth: int) -> None:
@@ -346,4 +354,4 @@ def _remove_at(directory: int, name: str) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        remove_tree(f"/proc/self/fd/{directory}/{name}")
+        remove_at(directory, name)

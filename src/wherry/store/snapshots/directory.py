@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO, Final
 
 import msgspec
@@ -19,13 +19,15 @@ import msgspec
 from wherry.errors import Internal, InvalidParameter, NotFound
 from wherry.linux.disk import spread, sync_filesystem
 from wherry.linux.killpoint import killpoint
-from wherry.oci.digest import ChainID, DiffID
+from wherry.oci.digest import ChainID, DiffID, chain_on
 from wherry.store.record import write_tar
+from wherry.store.snapshots.driver import AbsorbedLayer
 from wherry.store.trees import remove_tree
 
 _log = logging.getLogger(__name__)
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _TEMPORARY: Final = "tmp-"
+_LOWER_END: Final = "end\n"
 
 
 class LayerFile(msgspec.Struct, frozen=True):
@@ -84,8 +86,10 @@ class LayerDirectories:
             chain_id = self.layer_file(chain_id).parent
         return found
 
-    def make_layer(self, chain_id: ChainID, fill: Callable[[str], LayerFile]) -> int:
-        """Make a layer: `fill` writes into a temporary directory, which then gets its name."""
+    def make_layer(
+        self, fill: Callable[[str], LayerFile], hold: Callable[[ChainID], None] | None = None
+    ) -> AbsorbedLayer:
+        """Make a layer: `fill` writes into a temporary directory, which then gets its name. `hold` is told it before."""
         # A name of its own: a thread that was given up may still be at work on the same layer.
         temporary = os.path.join(self.layers, f"{_TEMPORARY}{os.urandom(8).hex()}")
         os.mkdir(temporary, 0o710)
@@ -96,11 +100,14 @@ class LayerDirectories:
             with open(os.path.join(temporary, "layer.json"), "xb") as file:
                 file.write(msgspec.json.encode(made))
             killpoint("layer:described")
+            chain_id = chain_on(made.parent, made.diff_id)
+            if hold is not None:
+                hold(chain_id)
             _rename_unless_there(temporary, self.layer_path(chain_id))
             killpoint("layer:renamed")
         finally:
             remove_tree(temporary)
-        return made.size
+        return AbsorbedLayer(chain_id, made.diff_id, made.size)
 
     def sync(self) -> None:
         directory = os.open(self.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -146,6 +153,23 @@ class LayerDirectories:
         except BaseException:
             remove_tree(temporary)
             raise
+
+    @staticmethod
+    def write_lower(directory: str, chain_ids: Sequence[ChainID]) -> None:
+        """Note in a writable layer's directory which layers it stands on: a line each, lowest first, then `end`."""
+        with open(os.path.join(directory, "lower"), "w", encoding="ascii") as file:
+            file.write("".join(f"{chain_id}\n" for chain_id in chain_ids) + _LOWER_END)
+
+    def lower_of(self, key: str) -> list[ChainID] | None:
+        """What `write_lower` noted; None where there is nothing, or the file did not reach the disk."""
+        try:
+            with open(os.path.join(self.container_path(key), "lower"), encoding="ascii") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return None
+        if not text.endswith(_LOWER_END):
+            return None
+        return [ChainID(line) for line in text.removesuffix(_LOWER_END).split()]
 
     def remove(self, path: str) -> None:
         """Delete a layer or container: it loses its name first, so that a crash leaves no half of it."""

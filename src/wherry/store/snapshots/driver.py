@@ -12,8 +12,8 @@ and deletes layers of which there is no record before it uses the driver again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO, Protocol, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO, NamedTuple, Protocol, TypedDict
 
 from wherry.oci.digest import ChainID, DiffID
 
@@ -36,6 +36,22 @@ class BindRootfs(TypedDict):
 
 
 Rootfs = OverlayRootfs | BindRootfs
+
+
+class OwnTree(NamedTuple):
+    """A writable layer beside what it was made of: `store.changes` compares them."""
+
+    tree: str
+    lower: list[str]
+    """Trees of the layers below, topmost first."""
+    is_full: bool
+    """The tree is a full copy. Else it has changes only, in overlayfs's form."""
+
+
+class AbsorbedLayer(NamedTuple):
+    chain_id: ChainID
+    diff_id: DiffID
+    size: int
 
 
 class SnapshotDriver(Protocol):
@@ -73,6 +89,18 @@ class SnapshotDriver(Protocol):
         """
         ...
 
+    def absorb_layer(
+        self,
+        parent: ChainID | None,
+        tar: BinaryIO,
+        *,
+        hold: Callable[[ChainID], None],
+        stop: "Stop | None" = None,
+    ) -> AbsorbedLayer:
+        """As `commit_layer`, of a tar whose diffID is what it turns out to be. `hold` is called with the chainID
+        before the layer gets that name."""
+        ...
+
     def sync(self) -> None:
         """Every layer committed so far is on the disk. Once for an image, not for each layer: it costs all that
         waits to be written on the whole filesystem."""
@@ -106,6 +134,10 @@ class SnapshotDriver(Protocol):
 
     def rootfs(self, key: str) -> Rootfs:
         """Raises NotFound."""
+        ...
+
+    def own_tree(self, key: str) -> OwnTree:
+        """What `key` changed can be seen from this. Raises NotFound."""
         ...
 
     def layers_below(self, key: str) -> list[ChainID]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO, Final
 
 from wherry.errors import NotFound, Unsupported
@@ -16,16 +16,14 @@ from wherry.linux.disk import has_file_types
 from wherry.linux.files import filesystem_type
 from wherry.linux.mounts import new_filesystem
 from wherry.oci.digest import ChainID, DiffID
-from wherry.store.layers import unpack_layer
+from wherry.store.layers import absorb_layer, unpack_layer
 from wherry.store.snapshots.directory import DirectoryDriver, LayerFile
-from wherry.store.snapshots.driver import OverlayRootfs, Stop
+from wherry.store.snapshots.driver import AbsorbedLayer, OverlayRootfs, OwnTree, Stop
 from wherry.store.trees import remove_tree, tree_size
 
 # What a user of the host's kernel may have switched on by default must not change what an upper directory means:
 # it is read as a plain change set when a container is committed or compared.
 _OPTIONS: Final = ("index=off", "redirect_dir=off", "metacopy=off")
-
-_END: Final = "end\n"
 
 _FILESYSTEMS: Final = {
     0xEF53: "extfs",
@@ -117,7 +115,23 @@ class Overlay2(DirectoryDriver):
         def fill(temporary: str) -> LayerFile:
             return LayerFile(diff_id, parent, unpack_layer(tar, temporary, diff_id, lower, stop=stop))
 
-        return self._directories.make_layer(chain_id, fill)
+        return self._directories.make_layer(fill).size
+
+    def absorb_layer(
+        self,
+        parent: ChainID | None,
+        tar: BinaryIO,
+        *,
+        hold: Callable[[ChainID], None],
+        stop: Stop | None = None,
+    ) -> AbsorbedLayer:
+        lower = [self._tree(below) for below in self._directories.below(parent)]
+
+        def fill(temporary: str) -> LayerFile:
+            size, diff_id = absorb_layer(tar, temporary, lower, stop=stop)
+            return LayerFile(diff_id, parent, size)
+
+        return self._directories.make_layer(fill, hold)
 
     def remove_layer(self, chain_id: ChainID) -> bool:
         with self._guard:
@@ -132,7 +146,7 @@ class Overlay2(DirectoryDriver):
         path = self._directories.container_path(key)
         if os.path.isdir(path):
             if self._lower_of(key) is None:  # a power cut took its contents
-                self._write_lower(path, chain_ids)
+                self._directories.write_lower(path, chain_ids)
             return
 
         def fill(temporary: str) -> None:
@@ -140,7 +154,7 @@ class Overlay2(DirectoryDriver):
             os.mkdir(upper)
             os.chmod(upper, root_mode)
             os.mkdir(os.path.join(temporary, "work"), 0o700)
-            self._write_lower(temporary, chain_ids)
+            self._directories.write_lower(temporary, chain_ids)
 
         def give_name(temporary: str, name: str) -> None:
             with self._guard:
@@ -161,6 +175,10 @@ class Overlay2(DirectoryDriver):
             "work": os.path.join(path, "work"),
             "options": list(_OPTIONS),
         }
+
+    def own_tree(self, key: str) -> OwnTree:
+        rootfs = self.rootfs(key)
+        return OwnTree(rootfs["upper"], rootfs["lower"], False)
 
     def layers_below(self, key: str) -> list[ChainID]:
         found = self._lower_of(key)
@@ -200,25 +218,11 @@ class Overlay2(DirectoryDriver):
     def _tree(self, chain_id: ChainID) -> str:
         return os.path.join(self._directories.layer_path(chain_id), "fs")
 
-    @staticmethod
-    def _write_lower(path: str, chain_ids: Sequence[ChainID]) -> None:
-        with open(os.path.join(path, "lower"), "w", encoding="ascii") as file:
-            file.write("".join(f"{chain_id}\n" for chain_id in chain_ids) + _END)
-
     def _lower_of(self, key: str) -> list[ChainID] | None:
         """The layers below; None where there is no such snapshot, or the file did not reach the disk."""
-        found = self._below.get(key)
+        found = self._below.get(key) or self._directories.lower_of(key)
         if found is not None:
-            return found
-        try:
-            with open(os.path.join(self._directories.container_path(key), "lower"), encoding="ascii") as file:
-                text = file.read()
-        except FileNotFoundError:
-            return None
-        if not text.endswith(_END):
-            return None
-        found = [ChainID(line) for line in text.removesuffix(_END).split()]
-        self._below[key] = found
+            self._below[key] = found
         return found
 
     def _nothing(self) -> str:

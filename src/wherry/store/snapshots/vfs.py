@@ -6,14 +6,14 @@ A layer is unpacked beside a copy of its parent and then applied to it, so both 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
 from wherry.errors import NotFound
 from wherry.oci.digest import ChainID, DiffID
-from wherry.store.layers import unpack_layer
+from wherry.store.layers import absorb_layer, unpack_layer
 from wherry.store.snapshots.directory import DirectoryDriver, LayerFile
-from wherry.store.snapshots.driver import BindRootfs, Stop
+from wherry.store.snapshots.driver import AbsorbedLayer, BindRootfs, OwnTree, Stop
 from wherry.store.trees import apply_changes, copy_tree, remove_tree, tree_size
 
 
@@ -43,15 +43,37 @@ class Vfs(DirectoryDriver):
 
         def fill(temporary: str) -> LayerFile:
             size = unpack_layer(tar, temporary, diff_id, lower, stop=stop)
-            if parent is not None:
-                changes, tree = os.path.join(temporary, "changes"), os.path.join(temporary, "fs")
-                os.rename(tree, changes)
-                copy_tree(self._tree(parent), tree)
-                apply_changes(changes, tree)
-                remove_tree(changes)
+            self._put_on(parent, temporary)
             return LayerFile(diff_id, parent, size)
 
-        return self._directories.make_layer(chain_id, fill)
+        return self._directories.make_layer(fill).size
+
+    def absorb_layer(
+        self,
+        parent: ChainID | None,
+        tar: BinaryIO,
+        *,
+        hold: Callable[[ChainID], None],
+        stop: Stop | None = None,
+    ) -> AbsorbedLayer:
+        lower = [] if parent is None else [self._tree(parent)]
+
+        def fill(temporary: str) -> LayerFile:
+            size, diff_id = absorb_layer(tar, temporary, lower, stop=stop)
+            self._put_on(parent, temporary)
+            return LayerFile(diff_id, parent, size)
+
+        return self._directories.make_layer(fill, hold)
+
+    def _put_on(self, parent: ChainID | None, directory: str) -> None:
+        """Make the tree of changes in `directory` a full one."""
+        if parent is None:
+            return
+        changes, tree = os.path.join(directory, "changes"), os.path.join(directory, "fs")
+        os.rename(tree, changes)
+        copy_tree(self._tree(parent), tree)
+        apply_changes(changes, tree)
+        remove_tree(changes)
 
     def remove_layer(self, chain_id: ChainID) -> bool:
         self._directories.remove(self._directories.layer_path(chain_id))
@@ -68,6 +90,7 @@ class Vfs(DirectoryDriver):
             else:
                 os.mkdir(tree)
             os.chmod(tree, root_mode)
+            self._directories.write_lower(temporary, chain_ids)
 
         self._directories.make_container(key, fill, os.rename)
 
@@ -76,6 +99,13 @@ class Vfs(DirectoryDriver):
         if not os.path.isdir(path):
             raise NotFound(f"no writable layer {key} in the storage driver vfs")
         return {"type": "bind", "source": path}
+
+    def own_tree(self, key: str) -> OwnTree:
+        tree = self.rootfs(key)["source"]
+        below = self._directories.lower_of(key)
+        if below is None:
+            raise NotFound(f"the writable layer {key} does not say which layers it was made of")
+        return OwnTree(tree, [self._tree(below[-1])] if below else [], True)
 
     def layers_below(self, key: str) -> list[ChainID]:
         return []
