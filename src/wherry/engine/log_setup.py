@@ -1,13 +1,11 @@
 """A container's log driver: checked before the container is made, told to its shim, found again by `docker logs`.
 
-A driver that can be read back writes to a file below the container's directory; what any other one is given is kept
-in a cache beside it (`cache-disabled=true`: not), in the files of the driver `local`.
+A driver writes to a file below the container's directory.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from wherry import plugins
@@ -19,9 +17,8 @@ from wherry.errors import InvalidParameter, Unsupported
 from wherry.logs import options as log_options
 from wherry.model.containers import LogConfig
 
-CACHE = "local"
-DEFAULT_TAG = "{{.ID}}"
-_CACHE_FILE = "container-cached.log"
+_CACHE = "local"
+"""The driver whose options those of a cache are, without their prefix."""
 _NO_READING = "configured logging driver does not support reading"  # Docker's text
 
 
@@ -30,8 +27,6 @@ class Source(NamedTuple):
 
     driver: Any
     path: str
-    details: dict[str, str] | None
-    """Of every entry, where the entries do not say."""
 
 
 def check_log(log: LogConfig) -> None:
@@ -48,7 +43,7 @@ def check_log(log: LogConfig) -> None:
     details_for(options, labels={}, env=[])
     cached = log_options.cache_options(options)
     if cached:
-        plugins.load_driver(plugins.LOGS, CACHE).validate(cached)
+        plugins.load_driver(plugins.LOGS, _CACHE).validate(cached)
 
 
 def log_target(context: Context, container: Container) -> dict[str, Any]:
@@ -56,49 +51,23 @@ def log_target(context: Context, container: Container) -> dict[str, Any]:
     record = container.record
     options = record.host.log_config.config or {}
     driver = plugins.load_driver(plugins.LOGS, record.host.log_config.type)
-    path = ""
-    cache = None
-    if driver.file_name:
-        path = _path(context, record, driver.file_name)
-    elif driver.in_child and log_options.is_cached(options):
-        cache = {
-            "driver": plugins.driver_path(plugins.LOGS, CACHE),
-            "path": _path(context, record, _CACHE_FILE),
-            "options": log_options.cache_options(options),
-        }
-    fields = tag_fields(context, record)
+    details = details_for(options, labels=record.config.labels or {}, env=record.config.env or [])
+    if options.get("tag"):
+        details["tag"] = tag_for(options, "", tag_fields(context, record))
     return {
         "driver": plugins.driver_path(plugins.LOGS, record.host.log_config.type),
-        "path": path,
+        "path": _path(context, record, driver.file_name) if driver.file_name else "",
         "options": options,
-        "attrs": _details(record, options, driver, fields),
-        "about": {
-            "id": record.id,
-            "name": record.name,
-            "image_id": record.image_id,
-            "image_name": record.image_reference,
-            "created_ns": record.created_ns,
-            "command": fields["Command"],
-            "hostname": context.facts.hostname,
-            "tag": tag_for(options, DEFAULT_TAG, fields),
-        },
-        "cache": cache,
+        "attrs": details,
     }
 
 
 def log_source(context: Context, record: ContainerRecord) -> Source:
     """Where the container's log is read. Raises Unsupported when nothing is kept."""
-    log = record.host.log_config
-    options = log.config or {}
-    driver = plugins.load_driver(plugins.LOGS, log.type)
-    if driver.readable:
-        return Source(driver, _path(context, record, driver.file_name), None)
-    if not driver.in_child or not log_options.is_cached(options):
+    driver = plugins.load_driver(plugins.LOGS, record.host.log_config.type)
+    if not driver.readable:
         raise Unsupported(_NO_READING)
-    details = _details(record, options, driver, tag_fields(context, record))
-    return Source(
-        plugins.load_driver(plugins.LOGS, CACHE), _path(context, record, _CACHE_FILE), details or None
-    )
+    return Source(driver, _path(context, record, driver.file_name))
 
 
 TAG_FIELDS = (
@@ -130,15 +99,6 @@ def tag_fields(context: Context, record: ContainerRecord) -> dict[str, str]:
         "",
     )
     return dict(zip(TAG_FIELDS, values, strict=True))
-
-
-def _details(
-    record: ContainerRecord, options: Mapping[str, str], driver: Any, fields: Mapping[str, str]
-) -> dict[str, str]:
-    found = details_for(options, labels=record.config.labels or {}, env=record.config.env or [])
-    if options.get("tag") and not driver.in_child:  # others have a place for it
-        found["tag"] = tag_for(options, "", fields)
-    return found
 
 
 def _path(context: Context, record: ContainerRecord, name: str) -> str:

@@ -78,9 +78,7 @@ async def _chunks(
     def encode(entry: Entry) -> bytes:
         line = entry.line
         if options.details:
-            pairs = ",".join(
-                f"{key}={value}" for key, value in sorted((entry.attrs or source.details or {}).items())
-            )
+            pairs = ",".join(f"{key}={value}" for key, value in sorted((entry.attrs or {}).items()))
             line = pairs.encode() + b" " + line
         if options.timestamps:
             line = _padded(entry.time_ns).encode() + b" " + line

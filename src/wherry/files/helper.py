@@ -28,7 +28,7 @@ import msgspec
 
 from wherry.files import jobs
 from wherry.files.view import View, enter_layer, enter_running, enter_stopped
-from wherry.linux import process
+from wherry.linux import late_imports, process
 from wherry.runtime import rootfs
 
 MAX_MESSAGE: Final = 1 << 20
@@ -38,20 +38,12 @@ _LATE: Final = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "enco
 Message = dict[str, Any]
 
 
-class NoLateImports:
-    """A finder, first on sys.meta_path, that finds nothing."""
-
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        raise ImportError(f"{name} is imported too late: the helper loads everything at its start")
-
-
 def main(control: int) -> None:
     """Serve the daemon on the socket `control` until it hangs up."""
     for name in _LATE:
         __import__(name)
     rootfs.takes_names()
-    sys.meta_path.insert(0, NoLateImports)
+    late_imports.refuse()
     sys.setrecursionlimit(50_000)
     process.prctl(process.PR_SET_DUMPABLE, 0)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -113,13 +105,7 @@ class _Helper:
                 pass
         except BlockingIOError:
             pass
-        while True:
-            try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, _ in process.ended_children():
             number = self._views.pop(pid, None)
             if number is not None:
                 self._control.send(jobs.encode({"ended": number}))

@@ -9,6 +9,10 @@ import struct
 
 from wherry.linux.libc import NUMBERS, check, function, system_call
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 CLONE_FS = 0x00000200
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
@@ -59,6 +63,18 @@ _python = ctypes.pythonapi
 _clone3 = ctypes.PyDLL(None, use_errno=True).syscall
 _clone3.argtypes = (ctypes.c_long, _text, ctypes.c_size_t)
 _clone3.restype = ctypes.c_long
+
+
+def ended_children() -> Iterator[tuple[int, int]]:
+    """Pid and wait status of every child that has ended, each collected as it is given. waitpid(2)."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status
 
 
 def clone(flags: int = 0, *, cgroup: int = -1) -> tuple[int, int]:

@@ -54,9 +54,7 @@ class LogDriver(Protocol):
     """The class itself."""
 
     readable: bool
-    """False: `reader` is never called; `docker logs` reads a cache instead if the driver runs in a child."""
-    in_child: bool
-    """True for what talks to somebody: it runs in a child of the shim, which nobody waits for."""
+    """False: `docker logs` is refused, `reader` is never called."""
     file_name: str
     """Of the log, below the container's directory; `{id}` is its ID. Empty if there is none."""
 

@@ -76,7 +76,6 @@ class JsonFile:
     """See driver.py."""
 
     readable = True
-    in_child = False
     file_name = "{id}-json.log"
 
     def __init__(self, path: str, options: Mapping[str, str], attrs: Mapping[str, str]) -> None:

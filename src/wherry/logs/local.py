@@ -31,7 +31,6 @@ class Local:
     """See driver.py. `options` are also those of a cache, without their prefix."""
 
     readable = True
-    in_child = False
     file_name = "local-logs/container.log"
 
     def __init__(self, path: str, options: Mapping[str, str], attrs: Mapping[str, str]) -> None:

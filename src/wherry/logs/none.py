@@ -15,7 +15,6 @@ class NoLog:
     """See driver.py."""
 
     readable = False
-    in_child = False
     file_name = ""
 
     def __init__(self, path: str, options: Mapping[str, str], attrs: Mapping[str, str]) -> None:

@@ -14,15 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DETAILS = frozenset({"labels", "labels-regex", "env", "env-regex", "tag"})
-DEFAULT_BUFFER = 1_000_000
-"""Bytes that `mode=non-blocking` holds, as Docker's."""
 
 _CACHE = "cache-"
 _CACHE_OPTIONS = frozenset({"cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"})
 _COMMON = frozenset({"mode", "max-buffer-size"}) | _CACHE_OPTIONS
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
-_DURATIONS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def own(options: Mapping[str, str]) -> dict[str, str]:
@@ -53,15 +50,6 @@ def check_known(options: Mapping[str, str], known: frozenset[str], driver: str) 
     for name in options:
         if name not in known:
             raise InvalidParameter(f"unknown log opt '{name}' for {driver} log driver")
-
-
-def buffer_size(options: Mapping[str, str]) -> int:
-    """Bytes that may wait for a receiver: of `mode=non-blocking`, and while it is away."""
-    return parse_memory(options["max-buffer-size"]) if "max-buffer-size" in options else DEFAULT_BUFFER
-
-
-def is_cached(options: Mapping[str, str]) -> bool:
-    return options.get("cache-disabled", "") not in _TRUE
 
 
 def cache_options(options: Mapping[str, str]) -> dict[str, str]:
@@ -106,23 +94,3 @@ def parse_int(text: str) -> int:
     if not text.isascii() or not text.lstrip("+-").isdigit() or len(text) - len(text.lstrip("+-")) > 1:
         raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax')
     return int(text)
-
-
-def parse_duration_s(text: str) -> float:
-    """Seconds for Go's `1h30m`, `1.5s`, `250ms`."""
-    total, rest = 0.0, text.removeprefix("-").removeprefix("+")
-    if rest == "0":
-        return 0.0
-    if not rest:
-        raise InvalidParameter(f'time: invalid duration "{text}"')
-    while rest:
-        number = rest[: len(rest) - len(rest.lstrip("0123456789."))]
-        rest = rest[len(number) :]
-        unit = rest[: len(rest) - len(rest.lstrip("nuµμmsh"))]
-        rest = rest[len(unit) :]
-        if not unit and number.strip("."):
-            raise InvalidParameter(f'time: missing unit in duration "{text}"')
-        if not number.strip(".") or number.count(".") > 1 or unit not in _DURATIONS:
-            raise InvalidParameter(f'time: invalid duration "{text}"')
-        total += float(number) * _DURATIONS[unit]
-    return -total if text.startswith("-") else total

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 
-from wherry.linux import process
+from wherry.linux import late_imports, process
 from wherry.runtime.rehearsal import rehearse
 from wherry.shim import burial, server, sockets
 from wherry.shim.loop import Loop, ignore
@@ -54,14 +54,6 @@ class Spare:
         self.channel = channel
 
 
-class NoLateImports:
-    """A finder, first on sys.meta_path, that finds nothing: what is not loaded by now stays out."""
-
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        raise ImportError(f"{name} is imported too late: launcher and shims load everything at their start")
-
-
 def preload(create: str, log_drivers: list[str]) -> Runtimes:
     """Load what launcher and shims will ever need, and bar the rest."""
     for package in ("wherry.linux", "wherry.runtime", "wherry.runtime.cgroups"):
@@ -79,7 +71,7 @@ def preload(create: str, log_drivers: list[str]) -> Runtimes:
         except (ImportError, AttributeError) as exc:  # someone else's, broken: its containers alone suffer
             report(f"cannot load log driver {name}: {exc}")
     runtimes = Runtimes(load(create), drivers)
-    sys.meta_path.insert(0, NoLateImports)
+    late_imports.refuse()
     return runtimes
 
 
@@ -257,13 +249,7 @@ class Launcher:
 
     def _reap(self) -> None:
         """Collect shims, and orphans of those that died."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
+        for pid, status in process.ended_children():
             if self._spare is not None and self._spare.pid == pid:
                 self._dismiss_spare()
             directory = self._shims.pop(pid, None)

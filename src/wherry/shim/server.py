@@ -34,6 +34,7 @@ import struct
 import termios
 import time
 
+from wherry.linux.process import ended_children
 from wherry.runtime import live_mounts
 from wherry.runtime.errors import StartFailed
 from wherry.shim import records, sockets
@@ -390,13 +391,7 @@ class Shim:
 
     def _reap(self) -> None:
         """Collect every child that ended: the container's processes, execs, and orphans of either."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in ended_children():
             if self._container is not None and pid == self._container.init.pid:
                 self._on_init_exit(status)
                 continue
